@@ -1,0 +1,199 @@
+//! The runtime's configuration: `par_runtime_create`.
+
+use super::{ProviderConfig, check_name};
+use crate::types::{Error, Result, Status};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// What a runtime is made of. `{}` is valid.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(default)]
+pub struct RuntimeConfig {
+    /// Worker threads, 1 to 256. Default: the number of cores, 4 at most.
+    pub threads: Option<u16>,
+    /// Model providers by the name that agents use. Those found in the environment are added.
+    pub llm_providers: BTreeMap<String, ProviderConfig>,
+    /// Where sessions live. Only `"noop"` in this version: in the memory of the process.
+    pub persistence: Persistence,
+    /// Whether the tool calls of one model answer run at the same time.
+    pub parallel_tool_execution: bool,
+    /// Every bound.
+    pub limits: Limits,
+    /// How `par_runtime_close` behaves.
+    pub shutdown: ShutdownConfig,
+    /// What the inbox delivers besides host work.
+    pub inbox: InboxConfig,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            llm_providers: BTreeMap::new(),
+            persistence: Persistence::Noop,
+            parallel_tool_execution: true,
+            limits: Limits::default(),
+            shutdown: ShutdownConfig::default(),
+            inbox: InboxConfig::default(),
+        }
+    }
+}
+
+impl RuntimeConfig {
+    /// Parses and checks the configuration.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let config: Self = super::strict::from_str(text, "config")?;
+        if config.threads.is_some_and(|threads| !(1..=256).contains(&threads)) {
+            return Err(Error::schema("config.threads", "a runtime has 1 to 256 threads"));
+        }
+        config.limits.check()?;
+        if !(config.shutdown.drain_timeout >= 0.0 && config.shutdown.drain_timeout <= 86_400.0) {
+            return Err(Error::schema("config.shutdown.drain_timeout", "a number of seconds, 0 to 86400, is needed"));
+        }
+        for (name, provider) in &config.llm_providers {
+            let path = format!("config.llm_providers.{name}");
+            check_name(name, &path, "a provider")?;
+            provider.check(&path)?;
+        }
+        Ok(config)
+    }
+
+    /// The number of worker threads.
+    pub fn worker_threads(&self) -> usize {
+        self.threads
+            .map_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4), usize::from)
+    }
+}
+
+/// Where sessions live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+pub enum Persistence {
+    /// In memory; gone with the process.
+    #[default]
+    Noop,
+}
+
+impl<'de> Deserialize<'de> for Persistence {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        match String::deserialize(deserializer)?.as_str() {
+            "noop" => Ok(Self::Noop),
+            other => Err(D::Error::custom(format_args!(
+                "the backend {other:?} is not part of this version, which keeps sessions in memory: \"noop\""
+            ))),
+        }
+    }
+}
+
+macro_rules! limits {
+    ($($(#[$doc:meta])* $name:ident: $default:literal, $least:literal to $most:literal;)*) => {
+        /// Every bound of a runtime. Reaching one is an error or an event, never silence.
+        #[derive(Clone, Debug, Deserialize, serde::Serialize, JsonSchema)]
+        #[serde(deny_unknown_fields, default)]
+        #[schemars(default)]
+        pub struct Limits {
+            $($(#[$doc])* pub $name: usize,)*
+        }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        impl Limits {
+            fn check(&self) -> Result<()> {
+                $(if !($least..=$most).contains(&self.$name) {
+                    return Err(Error::schema(
+                        concat!("config.limits.", stringify!($name)),
+                        format!(concat!("{} is outside of ", $least, " to ", $most), self.$name),
+                    ));
+                })*
+                Ok(())
+            }
+        }
+    };
+}
+
+limits! {
+    /// Bytes of one JSON input of the C ABI. Larger: `PAR_ERR_TOO_LARGE`.
+    max_input_bytes: 67_108_864, 1_024 to 1_073_741_824;
+    /// Events waiting in one stream; a full stream stops reading from the provider.
+    stream_queue_events: 1_024, 1 to 1_000_000;
+    /// Bytes waiting in one stream.
+    stream_queue_bytes: 1_048_576, 1_024 to 1_073_741_824;
+    /// Messages waiting in the inbox. Host work is never dropped; events and logs are, oldest first, and counted.
+    inbox_queue_events: 10_000, 1 to 1_000_000;
+    /// Messages waiting for the callback thread. Host work is never dropped; events and logs are, and counted.
+    callback_queue_events: 10_000, 1 to 1_000_000;
+    /// Bytes of one tool result, before the model sees it.
+    max_tool_result_bytes: 1_048_576, 1_024 to 268_435_456;
+    /// Runs at the same time. More: `PAR_ERR_LIMIT`.
+    max_runs: 10_000, 1 to 1_000_000;
+    /// Sessions kept in memory. More: `PAR_ERR_LIMIT`.
+    max_sessions: 100_000, 1 to 10_000_000;
+    /// Finished runs that `runs.list` remembers.
+    finished_runs: 256, 0 to 100_000;
+}
+
+impl Limits {
+    /// Refuses an input over `max_input_bytes`.
+    pub fn check_input(&self, bytes: usize) -> Result<()> {
+        if bytes > self.max_input_bytes {
+            return Err(Error::new(
+                Status::TooLarge,
+                format!("the input has {bytes} bytes, more than limits.max_input_bytes = {}", self.max_input_bytes),
+            )
+            .with_hint("pass less, or raise the limit in the runtime config"));
+        }
+        Ok(())
+    }
+}
+
+/// How a runtime ends.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(default)]
+pub struct ShutdownConfig {
+    /// Seconds that running work may take to end by itself before it is cancelled. Default 0: cancelled at once.
+    pub drain_timeout: f64,
+}
+
+impl Default for ShutdownConfig {
+    fn default() -> Self {
+        Self { drain_timeout: 0.0 }
+    }
+}
+
+/// What the inbox delivers besides host work.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(default)]
+pub struct InboxConfig {
+    /// The events of every run.
+    pub events: bool,
+    /// Log messages of this level and worse.
+    pub log_level: LogLevel,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// Nothing.
+    #[default]
+    Off,
+    /// What failed.
+    Error,
+    /// What is odd.
+    Warn,
+    /// What happens.
+    Info,
+    /// How.
+    Debug,
+    /// Everything, libraries included.
+    Trace,
+}

@@ -1,0 +1,207 @@
+//! Puts a streamed answer together.
+//!
+//! Tool calls arrive in pieces, and servers disagree on how the pieces belong together. The rules that survive all of
+//! them: a piece with an index belongs to that index, unless it brings another non-empty id; a piece without an index
+//! belongs to the open call, unless it brings another id or name; names are set once; arguments concatenate.
+
+use super::{DeltaSink, ModelAnswer};
+use crate::types::{FinishReason, Part, ToolCall, ToolCallId, Transcript, Usage};
+
+/// One piece of a tool call, as a decoder found it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallPiece<'a> {
+    /// The server's index, if it sent one.
+    pub index: Option<u32>,
+    /// The server's id; empty or `"null"` is none.
+    pub id: Option<&'a str>,
+    /// The tool's name.
+    pub name: Option<&'a str>,
+    /// More of the arguments.
+    pub arguments: Option<&'a str>,
+}
+
+/// See the module's head.
+pub struct Assembler<'a> {
+    transcript: &'a Transcript,
+    text: String,
+    reasoning: String,
+    calls: Vec<Slot>,
+    finish_reason: Option<FinishReason>,
+    usage: Usage,
+    model: String,
+}
+
+struct Slot {
+    index: Option<u32>,
+    /// The server's own id, by which later pieces are recognized.
+    wire_id: String,
+    id: ToolCallId,
+    name: String,
+    arguments: String,
+    announced: bool,
+}
+
+impl<'a> Assembler<'a> {
+    /// An empty answer that will be appended to `transcript`.
+    pub fn new(transcript: &'a Transcript) -> Self {
+        Self {
+            transcript,
+            text: String::new(),
+            reasoning: String::new(),
+            calls: Vec::new(),
+            finish_reason: None,
+            usage: Usage::default(),
+            model: String::new(),
+        }
+    }
+
+    /// More text.
+    pub fn text(&mut self, text: &str, sink: &mut dyn DeltaSink) {
+        if !text.is_empty() {
+            self.text.push_str(text);
+            sink.text(text);
+        }
+    }
+
+    /// More reasoning.
+    pub fn reasoning(&mut self, text: &str, sink: &mut dyn DeltaSink) {
+        if !text.is_empty() {
+            self.reasoning.push_str(text);
+            sink.reasoning(text);
+        }
+    }
+
+    /// More of a tool call.
+    pub fn call(&mut self, piece: CallPiece<'_>, sink: &mut dyn DeltaSink) {
+        let wire_id = piece.id.filter(|id| !id.is_empty() && *id != "null").unwrap_or_default();
+        let name = piece.name.unwrap_or_default();
+        let at = match self.slot_of(piece.index, wire_id, name) {
+            Some(at) => at,
+            None => {
+                let id = self.mint(wire_id);
+                self.calls.push(Slot {
+                    index: piece.index,
+                    wire_id: wire_id.to_owned(),
+                    id,
+                    name: String::new(),
+                    arguments: String::new(),
+                    announced: false,
+                });
+                self.calls.len() - 1
+            }
+        };
+        let Some(slot) = self.calls.get_mut(at) else { return };
+        if slot.name.is_empty() {
+            slot.name.push_str(name);
+        }
+        if slot.wire_id.is_empty() && !wire_id.is_empty() {
+            // The id came late; the call keeps the one it was announced by.
+            slot.wire_id.push_str(wire_id);
+        }
+        if !slot.announced && !slot.name.is_empty() {
+            slot.announced = true;
+            sink.tool_call_start(&slot.id, &slot.name);
+            if !slot.arguments.is_empty() {
+                sink.tool_call_delta(&slot.id, &slot.arguments);
+            }
+        }
+        if let Some(arguments) = piece.arguments.filter(|arguments| !arguments.is_empty()) {
+            slot.arguments.push_str(arguments);
+            if slot.announced {
+                sink.tool_call_delta(&slot.id, arguments);
+            }
+        }
+    }
+
+    /// Why the model stopped, as far as it was told. The last word counts.
+    pub fn finish(&mut self, reason: FinishReason) {
+        self.finish_reason = Some(reason);
+    }
+
+    /// Whether the model said that it stopped.
+    pub fn is_finished(&self) -> bool {
+        self.finish_reason.is_some()
+    }
+
+    /// What was consumed: a figure of the whole request, so the last one replaces.
+    pub fn usage(&mut self, usage: Usage) {
+        self.usage = usage;
+    }
+
+    /// The model's name; the first one counts.
+    pub fn model(&mut self, model: &str) {
+        if self.model.is_empty() {
+            self.model.push_str(model);
+        }
+    }
+
+    /// The whole answer. Calls that never got a name are told as a warning and dropped: nothing could run them.
+    pub fn into_answer(self, sink: &mut dyn DeltaSink) -> ModelAnswer {
+        let mut parts = Vec::new();
+        if !self.reasoning.is_empty() {
+            parts.push(Part::Reasoning { text: self.reasoning });
+        }
+        if !self.text.is_empty() {
+            parts.push(Part::Text { text: self.text });
+        }
+        let mut has_calls = false;
+        for slot in self.calls {
+            if slot.name.is_empty() {
+                sink.warning("nameless_tool_call", "the model called a tool without naming it; the call was dropped");
+                continue;
+            }
+            has_calls = true;
+            let arguments = if slot.arguments.trim().is_empty() { "{}".to_owned() } else { slot.arguments };
+            parts.push(Part::ToolCall(ToolCall { id: slot.id, name: slot.name, arguments }));
+        }
+        // Servers say `stop` although there are calls, and the reverse: what is there decides.
+        let finish_reason = match self.finish_reason {
+            Some(FinishReason::Stop) | None if has_calls => FinishReason::ToolCalls,
+            Some(FinishReason::ToolCalls) | None if !has_calls => FinishReason::Stop,
+            Some(reason) => reason,
+            None => FinishReason::Stop,
+        };
+        ModelAnswer { parts, finish_reason, usage: self.usage, model: self.model }
+    }
+
+    fn slot_of(&self, index: Option<u32>, wire_id: &str, name: &str) -> Option<usize> {
+        let differs = |slot: &Slot| !wire_id.is_empty() && !slot.wire_id.is_empty() && slot.wire_id != wire_id;
+        match index {
+            Some(index) => {
+                // The newest call of that index: an older one was closed by another id.
+                let at = self.calls.iter().rposition(|slot| slot.index == Some(index))?;
+                self.calls.get(at).filter(|slot| !differs(slot)).map(|_| at)
+            }
+            None => {
+                if !wire_id.is_empty()
+                    && let Some(at) = self.calls.iter().rposition(|slot| slot.wire_id == wire_id)
+                {
+                    return Some(at);
+                }
+                let open = self.calls.last()?;
+                let names_another = !name.is_empty() && !open.name.is_empty() && open.name != name;
+                // Without an index or id, a second mention of the name with whole arguments before it is a new call.
+                let whole = !name.is_empty()
+                    && wire_id.is_empty()
+                    && serde_json::from_str::<serde::de::IgnoredAny>(&open.arguments).is_ok();
+                (!differs(open) && !names_another && !whole).then(|| self.calls.len() - 1)
+            }
+        }
+    }
+
+    /// The server's id if it is new here, else one that is.
+    fn mint(&self, wire_id: &str) -> ToolCallId {
+        let taken = |id: &ToolCallId| self.transcript.has_call(id) || self.calls.iter().any(|slot| slot.id == *id);
+        if !wire_id.is_empty() {
+            let id = ToolCallId::from(wire_id);
+            if !taken(&id) {
+                return id;
+            }
+        }
+        let base = if wire_id.is_empty() { "call" } else { wire_id };
+        (self.calls.len() + 1..)
+            .map(|n| ToolCallId::from(format!("{base}_{}", self.transcript.len() + n)))
+            .find(|id| !taken(id))
+            .unwrap_or_else(|| ToolCallId::from(base))
+    }
+}

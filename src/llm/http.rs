@@ -1,0 +1,124 @@
+//! Connections to providers: one reqwest client per endpoint configuration, made on first use.
+//!
+//! A pool belongs to one tokio runtime, since a connection lives on the runtime that opened it: the workers share one,
+//! and each blocking call borrows a driver that has its own (`runtime/driver.rs`).
+
+use crate::types::{Error, Result, Status};
+use parking_lot::Mutex;
+use rustls::{ClientConfig, RootCertStore};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// How a client connects. Clients are shared by everything that connects alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Whether TLS is needed: without it no certificate store is read.
+    pub tls: bool,
+    /// How long connecting may take; none without a bound.
+    pub connect_timeout: Option<Duration>,
+}
+
+/// See the module's head.
+#[derive(Default)]
+pub struct HttpPool {
+    clients: Mutex<Vec<(Connection, reqwest::Client)>>,
+}
+
+impl HttpPool {
+    /// The client for such connections.
+    pub fn client(&self, connection: Connection) -> Result<reqwest::Client> {
+        let mut clients = self.clients.lock();
+        if let Some((_, client)) = clients.iter().find(|(other, _)| *other == connection) {
+            return Ok(client.clone());
+        }
+        let client = build(connection)?;
+        clients.push((connection, client.clone()));
+        Ok(client)
+    }
+}
+
+fn build(connection: Connection) -> Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(if connection.tls { trusting()? } else { trusting_nobody()? })
+        .user_agent(concat!("libpar/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .pool_idle_timeout(Duration::from_secs(90));
+    if let Some(timeout) = connection.connect_timeout {
+        builder = builder.connect_timeout(timeout);
+    }
+    builder
+        .build()
+        .map_err(|error| Error::new(Status::Internal, format!("the HTTP client cannot be built: {}", chain(&error))))
+}
+
+/// The certificates of the operating system; where it has none, those Mozilla trusts.
+fn trusting() -> Result<ClientConfig> {
+    static CONFIG: OnceLock<ClientConfig> = OnceLock::new();
+    if let Some(config) = CONFIG.get() {
+        return Ok(config.clone());
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = || tls_builder(Arc::clone(&provider));
+    let config = match rustls_platform_verifier::Verifier::new(Arc::clone(&provider)) {
+        Ok(verifier) => {
+            builder()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()
+        }
+        Err(error) => {
+            tracing::warn!("no system certificates ({error}); using the built-in roots");
+            let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+            builder()?.with_root_certificates(roots).with_no_client_auth()
+        }
+    };
+    Ok(CONFIG.get_or_init(|| config).clone())
+}
+
+/// For clients that never speak TLS: reqwest wants a configuration all the same.
+fn trusting_nobody() -> Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(tls_builder(provider)?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
+fn tls_builder(
+    provider: Arc<rustls::crypto::CryptoProvider>,
+) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>> {
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::internal(format!("TLS cannot be set up: {error}")))
+}
+
+/// A failure of the connection, as a host gets it.
+pub fn connection_error(provider: &str, url: &str, error: &reqwest::Error) -> Error {
+    let cause = chain(error);
+    let (message, hint) = if error.is_connect() && cause.contains("dns error") {
+        (format!("the host of {url} cannot be resolved"), "check base_url and the machine's DNS")
+    } else if error.is_connect()
+        && (cause.contains("certificate") || cause.contains("tls") || cause.contains("handshake"))
+    {
+        (format!("no trusted TLS connection to {url}"), "check base_url, the server's certificate, and SSL_CERT_FILE")
+    } else if error.is_connect() && error.is_timeout() {
+        (format!("connecting to {url} took too long"), "check base_url, or raise timeouts.connect_ms")
+    } else if error.is_connect() {
+        (format!("no connection to {url}"), "check base_url, and that the server runs")
+    } else {
+        (format!("the connection to {url} broke"), "the server or a proxy closed it; the call may be repeated")
+    };
+    Error::new(Status::Network, format!("{message}: {cause}"))
+        .with_hint(hint)
+        .with_code("network")
+        .with_provider(crate::types::ProviderDetail { provider: provider.to_owned(), ..Default::default() })
+}
+
+/// An error with its causes, without the URL, which may be long.
+fn chain(error: &reqwest::Error) -> String {
+    let mut said = Vec::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        said.push(error.to_string());
+        cause = error.source();
+    }
+    if said.is_empty() {
+        said.push(error.to_string());
+    }
+    said.dedup();
+    said.join(": ")
+}

@@ -1,0 +1,113 @@
+//! Floor 3: models. The contract every provider keeps ([`Provider`]), and one folder per wire family.
+//!
+//! A provider turns a [`ModelRequest`] into a [`ModelAnswer`], telling a [`DeltaSink`] what comes on the way. The stream
+//! contract is the same for all:
+//!
+//! | what happens | what the run sees |
+//! | --- | --- |
+//! | connection or server error, nothing emitted yet | tried again, then an error |
+//! | the same after something was emitted | an error, never a retry |
+//! | a malformed frame | a warning; the stream goes on |
+//! | the end of the bytes without the provider's own end | an error of category `truncated`, never success |
+
+mod assemble;
+mod classify;
+mod http;
+pub mod mock;
+pub mod openai_chat;
+mod retry;
+mod sse;
+
+pub use assemble::Assembler;
+pub use http::HttpPool;
+pub use retry::generate;
+pub use sse::{SseError, SseEvent, SseReader};
+
+use crate::config::{ModelConfig, RetryConfig};
+use crate::tools::ToolSpec;
+use crate::types::{FinishReason, Part, Result, ToolCallId, Transcript, Usage};
+use futures_util::future::BoxFuture;
+use serde_json::{Map, Value};
+use std::sync::atomic::AtomicU32;
+
+/// A source of model answers.
+pub trait Provider: Send + Sync {
+    /// Key of `llm_providers`.
+    fn name(&self) -> &str;
+
+    /// The configured `type`.
+    fn kind(&self) -> &'static str;
+
+    /// How failed requests are tried again.
+    fn retry(&self) -> RetryConfig {
+        RetryConfig::default()
+    }
+
+    /// Makes one request, without any retry. Cancel safe: dropping the future drops the connection.
+    fn request<'a>(
+        &'a self,
+        request: &'a ModelRequest<'a>,
+        sink: &'a mut dyn DeltaSink,
+    ) -> BoxFuture<'a, Result<ModelAnswer>>;
+
+    /// What a script still expected when the runtime closes, in words; only scripted providers have such.
+    fn unreached(&self) -> Option<String> {
+        None
+    }
+}
+
+/// What a model is asked.
+#[derive(Clone, Copy)]
+pub struct ModelRequest<'a> {
+    /// Which model and how.
+    pub model: &'a ModelConfig,
+    /// What the conversation starts with.
+    pub system: Option<&'a str>,
+    /// The conversation; every tool call in it is answered.
+    pub transcript: &'a Transcript,
+    /// The tools it may call, sorted by name.
+    pub tools: &'a [ToolSpec],
+    /// Connections.
+    pub http: &'a HttpPool,
+    /// Requests the run has made so far, retries included.
+    pub requests_made: &'a AtomicU32,
+}
+
+/// What a model answered, whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelAnswer {
+    /// The message, part by part: at least one, unless the model said nothing.
+    pub parts: Vec<Part>,
+    /// Why it stopped.
+    pub finish_reason: FinishReason,
+    /// What it consumed; zero where the provider did not tell.
+    pub usage: Usage,
+    /// The model that answered, as the provider names it.
+    pub model: String,
+}
+
+/// Takes what a model says while it says it.
+pub trait DeltaSink: Send {
+    /// More text.
+    fn text(&mut self, text: &str);
+    /// More reasoning.
+    fn reasoning(&mut self, text: &str);
+    /// A tool call begins.
+    fn tool_call_start(&mut self, id: &ToolCallId, name: &str);
+    /// More of its arguments.
+    fn tool_call_delta(&mut self, id: &ToolCallId, args_json: &str);
+    /// Something odd that does not end the request.
+    fn warning(&mut self, code: &str, message: &str);
+    /// The provider's rate limit.
+    fn rate_limit(&mut self, provider: &str, limits: Map<String, Value>);
+    /// A failed attempt will be followed by another.
+    fn retrying(&mut self, attempt: u32, delay_ms: u64, error: &crate::types::Error);
+    /// Whether anything of an answer was told since the last [`DeltaSink::retrying`]: then nothing may be retried.
+    fn has_emitted(&self) -> bool;
+    /// Whether it takes more at once. Asked between deltas; if false, wait for [`DeltaSink::ready`].
+    fn is_ready(&self) -> bool;
+    /// Whether [`DeltaSink::ready`] should be awaited beside the next read, since something held back wants out.
+    fn is_holding(&self) -> bool;
+    /// Completes when it takes more. Cancel safe.
+    fn ready(&mut self) -> BoxFuture<'_, ()>;
+}

@@ -1,0 +1,406 @@
+//! Bytes of an answer → deltas and an [`Assembler`]. Pure: no I/O, no clock.
+//!
+//! Source: OpenAI API reference, "Chat Completions", streaming; and what compatible servers make of it. A chunk is read
+//! into borrowed fields, so that an ordinary text delta allocates nothing. A whole (not streamed) answer has the same
+//! shape with `message` where a chunk has `delta`, and is read by the same code.
+
+use crate::llm::assemble::CallPiece;
+use crate::llm::classify::Failure;
+use crate::llm::{Assembler, DeltaSink};
+use crate::types::{Error, FinishReason, Usage};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+/// What a payload was.
+#[derive(Debug)]
+pub enum Frame {
+    /// A part of the answer, taken in.
+    Taken,
+    /// `[DONE]`: nothing that follows counts.
+    Done,
+    /// Not JSON, or not an object.
+    Malformed,
+    /// The server reports a failure.
+    Failed(Error),
+}
+
+/// Decodes the `data` of one server-sent event, or a whole JSON answer.
+pub fn decode(payload: &str, provider: &str, assembler: &mut Assembler<'_>, sink: &mut dyn DeltaSink) -> Frame {
+    if payload.starts_with("[DONE]") {
+        return Frame::Done;
+    }
+    let Ok(chunk) = serde_json::from_str::<Chunk<'_>>(payload) else {
+        // Some proxies answer an error as an array of one.
+        return match serde_json::from_str::<Vec<Failed<'_>>>(payload) {
+            Ok(failed) if failed.iter().any(|failed| failed.error.is_some()) => failure(payload, provider),
+            Ok(_) | Err(_) => Frame::Malformed,
+        };
+    };
+    if chunk.error.is_some_and(|error| error.get() != "null") {
+        return failure(payload, provider);
+    }
+    assembler.model(&chunk.model.0);
+    if let Some(choice) = chunk.choices.0 {
+        take(choice, assembler, sink);
+    }
+    if let Some(usage) = chunk.usage {
+        assembler.usage(usage.into());
+    }
+    Frame::Taken
+}
+
+fn failure(payload: &str, provider: &str) -> Frame {
+    Frame::Failed(Failure { provider, status: None, headers: None, body: payload.as_bytes() }.into_error())
+}
+
+fn take(choice: Choice<'_>, assembler: &mut Assembler<'_>, sink: &mut dyn DeltaSink) {
+    let refused = !choice.delta.refusal.0.is_empty();
+    {
+        let delta = &choice.delta;
+        for reasoning in [&delta.reasoning_content.0, &delta.reasoning.0] {
+            assembler.reasoning(reasoning, sink);
+        }
+        match &delta.content {
+            Content::Text(text) => assembler.text(text, sink),
+            Content::Parts(parts) => {
+                for (is_reasoning, text) in parts {
+                    if *is_reasoning { assembler.reasoning(text, sink) } else { assembler.text(text, sink) }
+                }
+            }
+        }
+        assembler.text(&delta.refusal.0, sink);
+    }
+    for call in choice.delta.tool_calls.0 {
+        let arguments = call.function.arguments.map(arguments_text).unwrap_or_default();
+        let piece = CallPiece {
+            index: call.index,
+            id: Some(&call.id.0).filter(|id| !id.is_empty()).map(|id| &**id),
+            name: Some(&call.function.name.0).filter(|name| !name.is_empty()).map(|name| &**name),
+            arguments: Some(&*arguments),
+        };
+        assembler.call(piece, sink);
+    }
+    let reason = match &*choice.finish_reason.0 {
+        "" => None,
+        "length" | "max_tokens" => Some(FinishReason::MaxTokens),
+        "tool_calls" | "function_call" => Some(FinishReason::ToolCalls),
+        "content_filter" => Some(FinishReason::ContentFilter),
+        // "stop", "eos" and whatever else a server calls the end.
+        _ => Some(FinishReason::Stop),
+    };
+    if let Some(reason) = reason {
+        assembler.finish(reason);
+    }
+    if refused {
+        assembler.finish(FinishReason::Refusal);
+    }
+}
+
+/// Arguments are a string of JSON; some servers send the object itself.
+fn arguments_text(raw: &RawValue) -> Cow<'_, str> {
+    match raw.get() {
+        "null" => Cow::Borrowed(""),
+        text if text.starts_with('"') => serde_json::from_str::<Text<'_>>(text).map(|text| text.0).unwrap_or_default(),
+        object => Cow::Borrowed(object),
+    }
+}
+
+#[derive(Deserialize)]
+struct Failed<'a> {
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Chunk<'a> {
+    #[serde(borrow, default)]
+    model: Text<'a>,
+    #[serde(borrow, default)]
+    choices: First<Choice<'a>>,
+    #[serde(default)]
+    usage: Option<WireUsage>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(borrow, default, alias = "message", deserialize_with = "or_default")]
+    delta: Delta<'a>,
+    #[serde(borrow, default)]
+    finish_reason: Text<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Delta<'a> {
+    #[serde(borrow)]
+    content: Content<'a>,
+    #[serde(borrow)]
+    reasoning_content: Text<'a>,
+    #[serde(borrow)]
+    reasoning: Text<'a>,
+    #[serde(borrow)]
+    refusal: Text<'a>,
+    #[serde(borrow)]
+    tool_calls: All<CallDelta<'a>>,
+}
+
+#[derive(Deserialize)]
+struct CallDelta<'a> {
+    #[serde(default)]
+    index: Option<u32>,
+    #[serde(borrow, default)]
+    id: Text<'a>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    function: FunctionDelta<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct FunctionDelta<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(borrow)]
+    arguments: Option<&'a RawValue>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WireUsage {
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    prompt_tokens_details: Option<PromptDetails>,
+    completion_tokens_details: Option<CompletionDetails>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PromptDetails {
+    cached_tokens: Option<u64>,
+    cache_write_tokens: Option<u64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct CompletionDetails {
+    reasoning_tokens: Option<u64>,
+}
+
+impl From<WireUsage> for Usage {
+    /// `prompt_tokens` includes what the cache covered; `completion_tokens` includes reasoning.
+    fn from(wire: WireUsage) -> Self {
+        let prompt = wire.prompt_tokens_details.unwrap_or_default();
+        let (read, write) = (prompt.cached_tokens.unwrap_or(0), prompt.cache_write_tokens.unwrap_or(0));
+        Self {
+            input_tokens: wire.prompt_tokens.unwrap_or(0).saturating_sub(read).saturating_sub(write),
+            output_tokens: wire.completion_tokens.unwrap_or(0),
+            cache_read_tokens: read,
+            cache_write_tokens: write,
+            reasoning_tokens: wire.completion_tokens_details.unwrap_or_default().reasoning_tokens.unwrap_or(0),
+        }
+    }
+}
+
+/// A string that borrows where it can; `null`, numbers and the rest read leniently.
+#[derive(Debug, Default)]
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextVisitor).map(Text)
+    }
+}
+
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(text))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(text.to_owned()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(""))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(number.to_string()))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(number.to_string()))
+    }
+}
+
+/// `content` is a string, `null`, or an array of parts (Mistral: text and thinking).
+enum Content<'a> {
+    Text(Cow<'a, str>),
+    /// Whether it is reasoning, and the text.
+    Parts(Vec<(bool, Cow<'a, str>)>),
+}
+
+impl Default for Content<'_> {
+    fn default() -> Self {
+        Self::Text(Cow::Borrowed(""))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ContentVisitor;
+        impl<'de> Visitor<'de> for ContentVisitor {
+            type Value = Content<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text or parts")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Content::Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Content::Text(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Content::default())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut parts = Vec::new();
+                while let Some(part) = seq.next_element::<ContentPart<'de>>()? {
+                    if !part.text.0.is_empty() {
+                        parts.push((false, part.text.0));
+                    }
+                    for thought in part.thinking.0 {
+                        parts.push((true, thought.text.0));
+                    }
+                }
+                Ok(Content::Parts(parts))
+            }
+        }
+        deserializer.deserialize_any(ContentVisitor)
+    }
+}
+
+#[derive(Deserialize)]
+struct ContentPart<'a> {
+    #[serde(borrow, default)]
+    text: Text<'a>,
+    #[serde(borrow, default)]
+    thinking: All<Thought<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Thought<'a> {
+    #[serde(borrow, default)]
+    text: Text<'a>,
+}
+
+/// The first element of an array, without a vector for the rest: one choice is all that is ever asked for.
+struct First<T>(Option<T>);
+
+impl<T> Default for First<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for First<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FirstVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for FirstVisitor<T> {
+            type Value = First<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(First(None))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let first = seq.next_element()?;
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(First(first))
+            }
+        }
+        deserializer.deserialize_any(FirstVisitor(PhantomData))
+    }
+}
+
+/// An array, where `null` or another value is an empty one.
+struct All<T>(Vec<T>);
+
+impl<T> Default for All<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for All<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AllVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for AllVisitor<T> {
+            type Value = All<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(All::default())
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+                Ok(All::default())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut all = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    all.push(item);
+                }
+                Ok(All(all))
+            }
+        }
+        deserializer.deserialize_any(AllVisitor(PhantomData))
+    }
+}
+
+/// Some gateways send `null` for an object.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    struct OrDefault<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for OrDefault<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_unit<E>(self) -> Result<T, E> {
+            Ok(T::default())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+        }
+    }
+    deserializer.deserialize_any(OrDefault(PhantomData))
+}

@@ -1,0 +1,310 @@
+//! Host callbacks: optional, asynchronous, on one thread of their own.
+//!
+//! A callback never runs inside a call of the host, never on a worker, and never two at a time. Unregistering is a
+//! barrier. What a registration owns is dropped exactly once, on the callback thread, after its last call. Host work is
+//! never dropped from the queue; events and logs are, oldest first, and the next one delivered says how many.
+
+use super::threads;
+use crate::events::LogSubscriber;
+use crate::types::{Error, Result, Status};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::ThreadId;
+use std::time::Instant;
+
+/// A callback: the token (0 if none) and a JSON object. Dropped on the callback thread.
+pub type Callback = Box<dyn Fn(u64, &[u8]) + Send>;
+
+/// What a callback is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallbackSlot {
+    /// Host tools.
+    Tool = 0,
+    /// Events of every run.
+    Event = 1,
+    /// Log messages.
+    Log = 2,
+    /// A queue went from empty to not empty.
+    Wakeup = 3,
+}
+
+const SLOTS: usize = 4;
+
+struct Item {
+    slot: CallbackSlot,
+    token: u64,
+    json: Vec<u8>,
+}
+
+#[derive(Default)]
+struct State {
+    slots: [Option<Arc<Mutex<Callback>>>; SLOTS],
+    queue: VecDeque<Item>,
+    /// Registrations to be dropped by the thread.
+    retired: Vec<Arc<Mutex<Callback>>>,
+    /// How many registrations were retired, and how many of those dropped: what a barrier compares.
+    retired_total: u64,
+    dropped_total: u64,
+    lost: [u64; SLOTS],
+    thread: Option<ThreadId>,
+    stopping: bool,
+    stopped: bool,
+}
+
+/// See the module's head.
+pub(super) struct Callbacks {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// One bit a slot, to be read without the lock.
+    registered: AtomicU8,
+    max_queued: usize,
+}
+
+impl Callbacks {
+    pub fn new(max_queued: usize) -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new(), registered: AtomicU8::new(0), max_queued }
+    }
+
+    /// Whether a slot has a callback.
+    pub fn has(&self, slot: CallbackSlot) -> bool {
+        self.registered.load(Ordering::Acquire) & (1 << slot as u8) != 0
+    }
+
+    /// Registers, replaces (`Some`) or unregisters (`None`) a callback. Unregistering waits until the callback neither
+    /// runs nor will; from within a callback it takes effect when that returns. On failure the callback is handed back
+    /// undropped, so that the caller still owns what it owns.
+    pub fn set(
+        self: &Arc<Self>,
+        slot: CallbackSlot,
+        callback: Option<Callback>,
+        log: &Arc<LogSubscriber>,
+    ) -> Result<(), (Error, Option<Callback>)> {
+        let mut state = self.state.lock();
+        if state.stopping && callback.is_some() {
+            drop(state);
+            return Err((Error::new(Status::Closed, "the runtime is closed"), callback));
+        }
+        if callback.is_some() && state.thread.is_none() {
+            match self.start(log) {
+                Ok(thread) => state.thread = Some(thread),
+                Err(error) => {
+                    drop(state);
+                    return Err((error, callback));
+                }
+            }
+        }
+        let is_barrier = callback.is_none();
+        let new = callback.map(|callback| Arc::new(Mutex::new(callback)));
+        let bit = 1 << slot as u8;
+        match new {
+            Some(_) => self.registered.fetch_or(bit, Ordering::AcqRel),
+            None => self.registered.fetch_and(!bit, Ordering::AcqRel),
+        };
+        let old = state.slots.get_mut(slot as usize).and_then(|place| std::mem::replace(place, new));
+        if let Some(old) = old {
+            state.retired.push(old);
+            state.retired_total += 1;
+            self.changed.notify_all();
+            if is_barrier && state.thread != Some(std::thread::current().id()) {
+                let mine = state.retired_total;
+                while state.dropped_total < mine && !state.stopped {
+                    self.changed.wait(&mut state);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues host work: never dropped.
+    pub fn deliver(&self, slot: CallbackSlot, token: u64, json: &[u8]) {
+        let mut state = self.state.lock();
+        if !state.stopped {
+            state.queue.push_back(Item { slot, token, json: json.to_vec() });
+            self.changed.notify_all();
+        }
+    }
+
+    /// Queues what may be lost when the host is slow.
+    pub fn deliver_lossy(&self, slot: CallbackSlot, json: &[u8]) {
+        if !self.has(slot) {
+            return;
+        }
+        let mut state = self.state.lock();
+        if state.queue.len() >= self.max_queued
+            && let Some(at) = state.queue.iter().position(|item| item.slot != CallbackSlot::Tool)
+            && let Some(item) = state.queue.remove(at)
+            && let Some(lost) = state.lost.get_mut(item.slot as usize)
+        {
+            *lost += 1;
+        }
+        if !state.stopped {
+            state.queue.push_back(Item { slot, token: 0, json: json.to_vec() });
+            self.changed.notify_all();
+        }
+    }
+
+    /// Messages waiting.
+    pub fn queued(&self) -> usize {
+        self.state.lock().queue.len()
+    }
+
+    /// Delivers what waits, drops every callback, and ends the thread. False if it has not ended by the deadline: then
+    /// it ends when the callback that holds it up returns.
+    pub fn stop(&self, deadline: Option<Instant>) -> bool {
+        let mut state = self.state.lock();
+        state.stopping = true;
+        self.registered.store(0, Ordering::Release);
+        self.changed.notify_all();
+        if state.thread.is_none() {
+            state.stopped = true;
+            return true;
+        }
+        if state.thread == Some(std::thread::current().id()) {
+            return false;
+        }
+        while !state.stopped {
+            match deadline {
+                None => self.changed.wait(&mut state),
+                Some(deadline) => {
+                    if self.changed.wait_until(&mut state, deadline).timed_out() && !state.stopped {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    fn start(self: &Arc<Self>, log: &Arc<LogSubscriber>) -> Result<ThreadId> {
+        let (callbacks, log) = (Arc::clone(self), Arc::clone(log));
+        std::thread::Builder::new()
+            .name("par-callback".into())
+            .spawn(move || {
+                threads::adopt(&log);
+                callbacks.work();
+            })
+            .map(|handle| handle.thread().id())
+            .map_err(|error| Error::new(Status::Io, format!("no thread for callbacks: {error}")))
+    }
+
+    fn work(&self) {
+        let mut state = self.state.lock();
+        loop {
+            state = self.drop_retired(state);
+            let Some(item) = state.queue.pop_front() else {
+                if state.stopping {
+                    let all = std::mem::take(&mut state.slots);
+                    let all: Vec<_> = all.into_iter().flatten().collect();
+                    state.retired_total += all.len() as u64;
+                    state.retired.extend(all);
+                    state = self.drop_retired(state);
+                    state.stopped = true;
+                    self.changed.notify_all();
+                    return;
+                }
+                self.changed.wait(&mut state);
+                continue;
+            };
+            let Some(callback) = state.slots.get(item.slot as usize).and_then(Clone::clone) else { continue };
+            let lost = state.lost.get_mut(item.slot as usize).map(std::mem::take).unwrap_or(0);
+            drop(state);
+            call(&callback, item, lost);
+            // Before the lock: a retired registration must be dropped by `drop_retired`, not here under it.
+            state = self.state.lock();
+            drop(callback);
+        }
+    }
+
+    fn drop_retired<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        while !state.retired.is_empty() {
+            let retired = std::mem::take(&mut state.retired);
+            let count = retired.len() as u64;
+            // Dropping calls the host's destroy function, which may call us.
+            MutexGuard::unlocked(&mut state, || drop(retired));
+            state.dropped_total += count;
+            self.changed.notify_all();
+        }
+        state
+    }
+}
+
+fn call(callback: &Mutex<Callback>, mut item: Item, lost: u64) {
+    if lost > 0 && item.json.pop() == Some(b'}') {
+        item.json.extend_from_slice(format!(",\"dropped\":{lost}}}").as_bytes());
+    }
+    let callback = callback.lock();
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(item.token, &item.json))) {
+        // Only a Rust host's callback can unwind to here; the thread must live on for the others.
+        let _ = crate::agent::panic_error(&*panic);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pretty_assertions::assert_eq;
+    use std::sync::atomic::AtomicUsize;
+
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn counting(calls: &Arc<AtomicUsize>, drops: &Arc<AtomicUsize>) -> Option<Callback> {
+        let (calls, owned) = (Arc::clone(calls), Counted(Arc::clone(drops)));
+        Some(Box::new(move |_, _| {
+            let _ = &owned;
+            calls.fetch_add(1, Ordering::SeqCst);
+        }))
+    }
+
+    #[test]
+    fn a_registration_is_dropped_once_and_unregistering_is_a_barrier() {
+        let (log, callbacks) = (Arc::default(), Arc::new(Callbacks::new(10)));
+        let (calls, drops) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        assert!(callbacks.set(CallbackSlot::Event, counting(&calls, &drops), &log).is_ok());
+        assert!(callbacks.set(CallbackSlot::Event, counting(&calls, &drops), &log).is_ok());
+        callbacks.deliver(CallbackSlot::Event, 0, b"{}");
+        assert!(callbacks.set(CallbackSlot::Event, None, &log).is_ok());
+        let after = calls.load(Ordering::SeqCst);
+        assert_eq!(drops.load(Ordering::SeqCst), 2);
+        callbacks.deliver_lossy(CallbackSlot::Event, b"{}");
+        assert!(callbacks.stop(None));
+        assert_eq!((calls.load(Ordering::SeqCst), drops.load(Ordering::SeqCst)), (after, 2));
+    }
+
+    #[test]
+    fn a_panicking_callback_leaves_the_thread_alive() {
+        let (log, callbacks) = (Arc::default(), Arc::new(Callbacks::new(10)));
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let callback: Callback = Box::new(move |_, _| {
+            if counted.fetch_add(1, Ordering::SeqCst) == 0 {
+                std::panic::resume_unwind(Box::new("boom"));
+            }
+        });
+        assert!(callbacks.set(CallbackSlot::Event, Some(callback), &log).is_ok());
+        callbacks.deliver(CallbackSlot::Event, 0, b"{}");
+        callbacks.deliver(CallbackSlot::Event, 0, b"{}");
+        assert!(callbacks.stop(None));
+        assert_eq!(calls.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn what_is_lost_is_counted_and_host_work_is_not_lost() {
+        let callbacks = Arc::new(Callbacks::new(2));
+        callbacks.registered.store(0b11, Ordering::SeqCst);
+        callbacks.deliver(CallbackSlot::Tool, 1, b"{}");
+        for _ in 0..4 {
+            callbacks.deliver_lossy(CallbackSlot::Event, b"{}");
+        }
+        let state = callbacks.state.lock();
+        assert_eq!((state.queue.len(), state.queue[0].slot, state.lost[1]), (2, CallbackSlot::Tool, 3));
+    }
+}

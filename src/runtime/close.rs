@@ -1,0 +1,127 @@
+//! How a runtime ends: refuse, drain, cancel, join, flush, report.
+
+use super::core::Core;
+use crate::types::{Error, Result, Status};
+use parking_lot::{Condvar, Mutex};
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What closing came to; `close` in `par_runtime_info`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct CloseReport {
+    /// 0 if everything ended as it should.
+    pub exit_code: i32,
+    /// Runs that lived when closing began and did not end by themselves.
+    pub runs_cancelled: usize,
+    /// Expectations of scripted providers that were not met.
+    pub unreached: Vec<String>,
+    /// How long it took.
+    pub duration_ms: u64,
+}
+
+/// Where a runtime stands between open and closed.
+#[derive(Default)]
+pub(super) struct Closing {
+    phase: Mutex<Phase>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) enum Phase {
+    #[default]
+    Open,
+    Closing,
+    Closed(CloseReport),
+}
+
+impl Closing {
+    pub fn phase(&self) -> Phase {
+        self.phase.lock().clone()
+    }
+
+    pub fn is_open(&self) -> bool {
+        matches!(*self.phase.lock(), Phase::Open)
+    }
+
+    /// The error of calls that a closed runtime cannot take.
+    pub fn check_open(&self) -> Result<()> {
+        if self.is_open() { Ok(()) } else { Err(closed()) }
+    }
+}
+
+pub(super) fn closed() -> Error {
+    Error::new(Status::Closed, "the runtime is closed").with_hint("create another one")
+}
+
+/// Begins closing, once. The work is done on a thread of its own, so that a host which stops waiting can go on.
+pub(super) fn begin(core: &Arc<Core>) {
+    {
+        let mut phase = core.closing.phase.lock();
+        if !matches!(*phase, Phase::Open) {
+            return;
+        }
+        *phase = Phase::Closing;
+    }
+    let worker = Arc::clone(core);
+    let spawned = std::thread::Builder::new().name("par-close".into()).spawn(move || {
+        super::threads::adopt(&worker.log);
+        run(&worker);
+    });
+    if spawned.is_err() {
+        // No thread to be had: then it takes as long as it takes.
+        run(core);
+    }
+}
+
+/// Waits until closing is done. `None`: for ever.
+pub(super) fn wait(core: &Core, timeout: Option<Duration>) -> Option<CloseReport> {
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut phase = core.closing.phase.lock();
+    loop {
+        if let Phase::Closed(report) = &*phase {
+            return Some(report.clone());
+        }
+        match deadline {
+            None => core.closing.changed.wait(&mut phase),
+            Some(deadline) => {
+                if core.closing.changed.wait_until(&mut phase, deadline).timed_out()
+                    && !matches!(*phase, Phase::Closed(_))
+                {
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+fn run(core: &Arc<Core>) {
+    let began = Instant::now();
+    let drain = Duration::from_secs_f64(core.config.shutdown.drain_timeout);
+    if !drain.is_zero() {
+        core.runs.wait_for_none(began.checked_add(drain));
+    }
+    let runs_cancelled = core.runs.live();
+    core.scope.cancel().cancel("the runtime was closed");
+    core.runs.wait_for_none(None);
+    if let Some(runtime) = core.workers.take() {
+        runtime.block_on(core.scope.join());
+        // What is left are helpers of libraries, such as name lookups: not waited for.
+        runtime.shutdown_background();
+    }
+    core.drivers.clear();
+    core.inbox.push_terminal(br#"{"type":"closed"}"#);
+    core.callbacks.stop(None);
+    core.hub.clear();
+    core.log.clear();
+    let unreached: Vec<String> = core.providers.read().values().filter_map(|provider| provider.unreached()).collect();
+    let report = CloseReport {
+        exit_code: i32::from(!unreached.is_empty()),
+        runs_cancelled,
+        unreached,
+        duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+    };
+    *core.closing.phase.lock() = Phase::Closed(report);
+    core.closing.changed.notify_all();
+}

@@ -1,0 +1,179 @@
+//! Which runs live, and how the last ones ended.
+
+use crate::types::{Cancel, Error, Result, RunId, SessionId, Status, now_ms};
+use parking_lot::{Condvar, Mutex};
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// One run in a list.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct RunInfo {
+    /// Its id.
+    pub run_id: RunId,
+    /// Its agent.
+    pub agent: String,
+    /// Its conversation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// `running`, `completed`, `failed` or `cancelled`.
+    pub status: &'static str,
+    /// When it began.
+    pub started_at_ms: u64,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at_ms: Option<u64>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Error>,
+}
+
+#[derive(Default)]
+struct State {
+    live: HashMap<RunId, (RunInfo, Cancel)>,
+    finished: VecDeque<RunInfo>,
+}
+
+/// See the module's head.
+pub(super) struct Runs {
+    state: Mutex<State>,
+    ended: Condvar,
+    max_live: usize,
+    max_finished: usize,
+}
+
+impl Runs {
+    pub fn new(max_live: usize, max_finished: usize) -> Self {
+        Self { state: Mutex::default(), ended: Condvar::new(), max_live, max_finished }
+    }
+
+    /// Lists a run as living until the returned value is dropped.
+    pub fn begin(
+        self: &Arc<Self>,
+        run_id: &RunId,
+        agent: &str,
+        session: Option<&SessionId>,
+        cancel: &Cancel,
+    ) -> Result<LiveRun> {
+        let mut state = self.state.lock();
+        if state.live.len() >= self.max_live {
+            return Err(Error::new(
+                Status::Limit,
+                format!("{} runs live, as many as limits.max_runs allows", state.live.len()),
+            )
+            .with_retryable(true)
+            .with_hint("wait for one to end, or raise the limit"));
+        }
+        if state.live.contains_key(run_id) {
+            return Err(Error::new(Status::Exists, format!("a run with the id {run_id:?} lives"))
+                .with_path("request.run_id")
+                .with_hint("a run_id is unique among living runs"));
+        }
+        let info = RunInfo {
+            run_id: run_id.clone(),
+            agent: agent.to_owned(),
+            session: session.cloned(),
+            status: "running",
+            started_at_ms: now_ms(),
+            ended_at_ms: None,
+            error: None,
+        };
+        state.live.insert(run_id.clone(), (info, cancel.clone()));
+        Ok(LiveRun { runs: Arc::clone(self), run_id: run_id.clone(), status: "cancelled", error: None })
+    }
+
+    /// Cancels a living run.
+    pub fn cancel(&self, run_id: &str, reason: &str) -> Result<()> {
+        let cancel = {
+            let state = self.state.lock();
+            state.live.get(&RunId::from(run_id)).map(|(_, cancel)| cancel.clone())
+        };
+        match cancel {
+            Some(cancel) => {
+                cancel.cancel(reason);
+                Ok(())
+            }
+            None => Err(Error::new(Status::NotFound, format!("no run {run_id:?} lives"))
+                .with_hint("it has ended, or the id is another's; runs.list tells which live")),
+        }
+    }
+
+    /// A living run, or one that ended lately.
+    pub fn get(&self, run_id: &str) -> Option<RunInfo> {
+        let state = self.state.lock();
+        let live = state.live.get(&RunId::from(run_id)).map(|(info, _)| info.clone());
+        live.or_else(|| state.finished.iter().rev().find(|info| info.run_id.as_str() == run_id).cloned())
+    }
+
+    /// Living runs, then those that ended lately, newest first.
+    pub fn list(&self) -> Vec<RunInfo> {
+        let state = self.state.lock();
+        let mut live: Vec<_> = state.live.values().map(|(info, _)| info.clone()).collect();
+        live.sort_by(|a, b| b.started_at_ms.cmp(&a.started_at_ms).then_with(|| b.run_id.cmp(&a.run_id)));
+        live.extend(state.finished.iter().rev().cloned());
+        live
+    }
+
+    /// How many live.
+    pub fn live(&self) -> usize {
+        self.state.lock().live.len()
+    }
+
+    /// Waits until none lives, or the deadline. False if some still do.
+    pub fn wait_for_none(&self, deadline: Option<Instant>) -> bool {
+        let mut state = self.state.lock();
+        while !state.live.is_empty() {
+            match deadline {
+                None => self.ended.wait(&mut state),
+                Some(deadline) => {
+                    if self.ended.wait_until(&mut state, deadline).timed_out() && !state.live.is_empty() {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+/// A run that lives. Dropped, it has ended, however that came.
+pub(super) struct LiveRun {
+    runs: Arc<Runs>,
+    run_id: RunId,
+    status: &'static str,
+    error: Option<Error>,
+}
+
+impl LiveRun {
+    /// How it ended.
+    pub fn ended(&mut self, error: Option<&Error>) {
+        self.error = error.cloned();
+        self.status = match error.map(Error::status) {
+            None => "completed",
+            Some(Status::Cancelled) => "cancelled",
+            Some(_) => "failed",
+        };
+    }
+}
+
+impl Drop for LiveRun {
+    fn drop(&mut self) {
+        let mut state = self.runs.state.lock();
+        if let Some((mut info, _)) = state.live.remove(&self.run_id)
+            && self.runs.max_finished > 0
+        {
+            info.status = self.status;
+            info.error = self.error.take();
+            info.ended_at_ms = Some(now_ms());
+            if state.finished.len() >= self.runs.max_finished {
+                state.finished.pop_front();
+            }
+            state.finished.push_back(info);
+        }
+        if state.live.is_empty() {
+            self.runs.ended.notify_all();
+        }
+    }
+}

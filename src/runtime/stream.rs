@@ -1,0 +1,67 @@
+//! A stream: the reader's end of a run, or of a method that was started.
+
+use crate::events::Queue;
+use crate::types::{Cancel, Error, Result, RunId};
+use std::sync::{Arc, OnceLock};
+
+/// The result as JSON text, or why there is none.
+pub type Answer = Result<String>;
+
+/// A running or finished run. Dropping it cancels the run and lets go of its events.
+pub struct Stream {
+    pub(super) run_id: RunId,
+    pub(super) queue: Arc<Queue>,
+    pub(super) answer: Arc<OnceLock<Answer>>,
+    pub(super) cancel: Cancel,
+}
+
+impl Stream {
+    /// Which run.
+    pub fn run_id(&self) -> &RunId {
+        &self.run_id
+    }
+
+    /// Its events.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Its result, once the terminal event is there; as often as asked.
+    pub fn answer(&self) -> Option<&Answer> {
+        self.answer.get()
+    }
+
+    /// Ends the run early. Idempotent; a finished run stays as it ended.
+    pub fn cancel(&self, reason: &str) {
+        self.cancel.cancel(reason);
+    }
+
+    /// The reader is gone: what [`Drop`] does, for a reader that is still waiting somewhere.
+    pub fn abandon(&self) {
+        self.cancel.cancel("the stream was freed");
+        self.queue.abandon();
+    }
+
+    /// `{run_id, state, queued, dropped}`.
+    pub fn info(&self) -> String {
+        let state = match self.answer.get() {
+            None => "running",
+            Some(Ok(_)) => "completed",
+            Some(Err(error)) if error.status() == crate::types::Status::Cancelled => "cancelled",
+            Some(Err(_)) => "failed",
+        };
+        let (queued, dropped) = self.queue.counts();
+        serde_json::json!({"run_id": self.run_id, "state": state, "queued": queued, "dropped": dropped}).to_string()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+/// The answer to a question that was cut off by a bug.
+pub(super) fn lost_answer() -> Error {
+    Error::internal("the task ended without an answer")
+}

@@ -1,0 +1,12 @@
+//! Floor 3: tools. What one is ([`Tool`]), which there are ([`Registry`]), how their arguments are checked
+//! ([`Schema`]), and how the host runs its own ([`HostDesk`]).
+
+mod contract;
+mod host;
+mod registry;
+mod schema;
+
+pub use contract::{Invocation, Tool, ToolFailure, ToolOutput};
+pub use host::{Deliver, HostAnswer, HostCall, HostDesk, HostSays};
+pub use registry::{Registered, Registry, Runner, ToolSpec};
+pub use schema::Schema;

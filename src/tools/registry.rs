@@ -1,0 +1,125 @@
+//! Which tools there are, each compiled once.
+
+use super::{Schema, Tool};
+use crate::config::ToolConfig;
+use crate::types::{Error, Result, Status};
+use parking_lot::RwLock;
+use serde_json::value::{RawValue, to_raw_value};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// A tool, ready to be offered to a model and to be called.
+pub struct Registered {
+    /// As it was registered.
+    pub config: ToolConfig,
+    /// What its arguments must fit.
+    pub input: Schema,
+    /// What its results must fit.
+    pub output: Option<Schema>,
+    /// Calls that may run at the same time.
+    pub permits: Option<Arc<Semaphore>>,
+    /// Who runs it.
+    pub runner: Runner,
+    spec: ToolSpec,
+}
+
+/// Who runs a tool.
+pub enum Runner {
+    /// The host, asked by token.
+    Host,
+    /// The library, or a Rust host.
+    Native(Arc<dyn Tool>),
+}
+
+/// A tool as a model is told of it. The schema is encoded once, and its bytes never change, which is what prompt caches
+/// live on.
+#[derive(Clone, Debug)]
+pub struct ToolSpec {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// JSON Schema of the arguments.
+    pub input_schema: Arc<RawValue>,
+}
+
+impl Registered {
+    /// Compiles a tool.
+    pub fn new(config: ToolConfig, runner: Runner) -> Result<Self> {
+        let input = Schema::compile(&config.input_schema, "tool.input_schema")?;
+        let output =
+            config.output_schema.as_ref().map(|schema| Schema::compile(schema, "tool.output_schema")).transpose()?;
+        let encoded = to_raw_value(&config.input_schema).map_err(|error| Error::internal(error.to_string()))?;
+        let spec = ToolSpec {
+            name: config.name.clone(),
+            description: config.description.clone(),
+            input_schema: Arc::from(encoded),
+        };
+        let permits = config.concurrency_limit.map(|limit| Arc::new(Semaphore::new(limit as usize)));
+        Ok(Self { config, input, output, permits, runner, spec })
+    }
+
+    /// What a model is told.
+    pub fn spec(&self) -> &ToolSpec {
+        &self.spec
+    }
+}
+
+/// The tools of a runtime, by name.
+#[derive(Default)]
+pub struct Registry {
+    tools: RwLock<BTreeMap<String, Arc<Registered>>>,
+}
+
+impl Registry {
+    /// Adds a tool. A name that is taken is an error: nothing is replaced by accident.
+    pub fn add(&self, tool: Registered) -> Result<()> {
+        let name = tool.config.name.clone();
+        let mut tools = self.tools.write();
+        if tools.contains_key(&name) {
+            return Err(Error::new(Status::Exists, format!("a tool {name:?} is already registered"))
+                .with_path("tool.name")
+                .with_hint("unregister it first to replace it"));
+        }
+        tools.insert(name, Arc::new(tool));
+        Ok(())
+    }
+
+    /// Removes a tool. Runs that have it go on with it.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        match self.tools.write().remove(name) {
+            Some(_) => Ok(()),
+            None => Err(self.not_found(name, None)),
+        }
+    }
+
+    /// The tools of these names, sorted by name. `path` is where the names were given.
+    pub fn resolve(&self, names: &[String], path: &str) -> Result<Vec<Arc<Registered>>> {
+        let mut found = Vec::with_capacity(names.len());
+        for (index, name) in names.iter().enumerate() {
+            let tool = self.tools.read().get(name).cloned();
+            found.push(tool.ok_or_else(|| self.not_found(name, Some(format!("{path}[{index}]"))))?);
+        }
+        found.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+        Ok(found)
+    }
+
+    /// Every tool, by name.
+    pub fn list(&self) -> Vec<Arc<Registered>> {
+        self.tools.read().values().cloned().collect()
+    }
+
+    fn not_found(&self, name: &str, path: Option<String>) -> Error {
+        let error = Error::new(Status::NotFound, format!("no tool {name:?} is registered"));
+        let tools = self.tools.read();
+        let error = match crate::config::strict::nearest(name, tools.keys().map(String::as_str)) {
+            Some(near) => error.with_hint(format!("did you mean {near:?}?")),
+            None => error.with_hint("register it first by par_register_tool"),
+        };
+        match path {
+            Some(path) => error.with_path(path),
+            None => error,
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Floor 0: pure data. Messages, transcripts, events, usage, errors and ids, without I/O and without knowledge of any
+//! provider, store or host.
+//!
+//! Everything here serializes to the one JSON dialect of libpar (snake_case, `"type"` for variants, integer
+//! milliseconds) and derives a JSON Schema, which `par_call("describe")` hands out.
+
+mod cancel;
+mod error;
+mod event;
+mod ids;
+mod message;
+mod time;
+mod transcript;
+mod usage;
+
+pub use cancel::Cancel;
+pub use error::{Category, Error, ProviderDetail, Result, Status};
+pub use event::{Envelope, EventBody, RunResult, ToolCallRecord};
+pub use ids::{AgentId, RunId, SessionId, ToolCallId};
+pub use message::{FinishReason, Message, Part, ToolCall, ToolResult};
+pub use time::now_ms;
+pub use transcript::{Mark, Transcript, TranscriptError, View};
+pub use usage::Usage;

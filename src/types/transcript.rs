@@ -1,0 +1,381 @@
+//! A conversation that is valid by construction.
+//!
+//! Every provider rejects a history in which a tool call has no result, two results, or a result in the wrong place.
+//! Here such a history cannot be built: an assistant message and the results of its calls are one [`Round`], results
+//! are slots in call order, and nothing can be appended while a slot is empty. [`Transcript::close_open_calls`] fills
+//! the empty slots honestly when a run is cut short.
+
+use super::{Message, Part, ToolCall, ToolCallId, ToolResult};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+
+/// A valid conversation. See the module's head for what that means.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "Vec<Message>", into = "Vec<Message>")]
+#[schemars(with = "Vec<Message>")]
+pub struct Transcript {
+    rounds: Vec<Round>,
+    call_ids: HashSet<ToolCallId>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Round {
+    User(Vec<Part>),
+    /// `results[i]` answers the i-th tool call among `parts`.
+    Assistant {
+        parts: Vec<Part>,
+        results: Vec<Option<ToolResult>>,
+    },
+}
+
+/// Why a transcript refused a change. The transcript is as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TranscriptError {
+    /// A tool call still waits for its result.
+    OpenCalls,
+    /// The id is already in the transcript.
+    DuplicateCall(ToolCallId),
+    /// No open call has that id.
+    NoSuchCall(ToolCallId),
+    /// The message has no parts.
+    Empty,
+}
+
+impl std::fmt::Display for TranscriptError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::OpenCalls => f.write_str("a tool call still waits for its result"),
+            Self::DuplicateCall(id) => write!(f, "tool call id {id:?} is already in the transcript"),
+            Self::NoSuchCall(id) => write!(f, "no open tool call has the id {id:?}"),
+            Self::Empty => f.write_str("a message needs at least one part"),
+        }
+    }
+}
+
+impl std::error::Error for TranscriptError {}
+
+/// A place to go back to with [`Transcript::rewind`].
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(usize);
+
+impl Transcript {
+    /// An empty conversation.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends what the user said.
+    pub fn push_user(&mut self, parts: Vec<Part>) -> Result<(), TranscriptError> {
+        self.check_appendable(&parts)?;
+        self.rounds.push(Round::User(parts));
+        Ok(())
+    }
+
+    /// Appends what the model said. Its tool calls are open until answered.
+    pub fn push_assistant(&mut self, parts: Vec<Part>) -> Result<(), TranscriptError> {
+        self.check_appendable(&parts)?;
+        let mut fresh = HashSet::new();
+        for call in tool_calls(&parts) {
+            if self.call_ids.contains(&call.id) || !fresh.insert(call.id.clone()) {
+                return Err(TranscriptError::DuplicateCall(call.id.clone()));
+            }
+        }
+        let results = vec![None; fresh.len()];
+        self.call_ids.extend(fresh);
+        self.rounds.push(Round::Assistant { parts, results });
+        Ok(())
+    }
+
+    /// Answers an open tool call, in any order.
+    pub fn answer(&mut self, id: &ToolCallId, result: ToolResult) -> Result<(), TranscriptError> {
+        let no_such = || TranscriptError::NoSuchCall(id.clone());
+        let Some(Round::Assistant { parts, results }) = self.rounds.last_mut() else {
+            return Err(no_such());
+        };
+        let position = tool_calls(parts).position(|call| call.id == *id);
+        match position.and_then(|at| results.get_mut(at)) {
+            Some(slot @ None) => {
+                *slot = Some(result);
+                Ok(())
+            }
+            Some(Some(_)) | None => Err(no_such()),
+        }
+    }
+
+    /// The calls that wait for a result, in call order.
+    pub fn open_calls(&self) -> impl Iterator<Item = &ToolCall> {
+        let (parts, results): (&[Part], &[_]) = match self.rounds.last() {
+            Some(Round::Assistant { parts, results }) => (parts, results),
+            Some(Round::User(_)) | None => (&[], &[]),
+        };
+        tool_calls(parts).zip(results).filter(|(_, result)| result.is_none()).map(|(call, _)| call)
+    }
+
+    /// Answers every open call with what `result` says of it, so that the next request is valid.
+    pub fn close_open_calls(&mut self, mut result: impl FnMut(&ToolCall) -> ToolResult) {
+        if let Some(Round::Assistant { parts, results }) = self.rounds.last_mut() {
+            for (call, slot) in tool_calls(parts).zip(results) {
+                slot.get_or_insert_with(|| result(call));
+            }
+        }
+    }
+
+    /// Whether a tool call with this id was ever made here.
+    pub fn has_call(&self, id: &ToolCallId) -> bool {
+        self.call_ids.contains(id)
+    }
+
+    /// The present end.
+    pub fn mark(&self) -> Mark {
+        Mark(self.rounds.len())
+    }
+
+    /// Drops everything after `mark`.
+    pub fn rewind(&mut self, mark: Mark) {
+        for round in self.rounds.drain(mark.0.min(self.rounds.len())..) {
+            if let Round::Assistant { parts, .. } = round {
+                for call in tool_calls(&parts) {
+                    self.call_ids.remove(&call.id);
+                }
+            }
+        }
+    }
+
+    /// How many messages the user and the model have sent since `mark`, results of tools not counted.
+    pub fn len_since(&self, mark: Mark) -> usize {
+        self.rounds.len().saturating_sub(mark.0)
+    }
+
+    /// How many messages a provider would see.
+    pub fn len(&self) -> usize {
+        self.view().count()
+    }
+
+    /// Whether nothing was said yet.
+    pub fn is_empty(&self) -> bool {
+        self.rounds.is_empty()
+    }
+
+    /// The messages in the order a provider wants them, borrowed. Open calls simply have no result yet.
+    pub fn view(&self) -> impl Iterator<Item = View<'_>> {
+        self.rounds.iter().flat_map(|round| {
+            let (first, results): (View<'_>, &[Option<ToolResult>]) = match round {
+                Round::User(parts) => (View::User(parts), &[]),
+                Round::Assistant { parts, results } => (View::Assistant(parts), results),
+            };
+            let parts = round.parts();
+            let answers = tool_calls(parts)
+                .zip(results)
+                .filter_map(|(call, result)| result.as_ref().map(|result| View::Tool(call, result)));
+            std::iter::once(first).chain(answers)
+        })
+    }
+
+    fn check_appendable(&self, parts: &[Part]) -> Result<(), TranscriptError> {
+        if parts.is_empty() {
+            return Err(TranscriptError::Empty);
+        }
+        if self.open_calls().next().is_some() {
+            return Err(TranscriptError::OpenCalls);
+        }
+        Ok(())
+    }
+}
+
+impl Round {
+    fn parts(&self) -> &[Part] {
+        match self {
+            Self::User(parts) | Self::Assistant { parts, .. } => parts,
+        }
+    }
+}
+
+/// One message, borrowed from a transcript.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum View<'a> {
+    /// From the user.
+    User(&'a [Part]),
+    /// From the model.
+    Assistant(&'a [Part]),
+    /// The result of a call.
+    Tool(&'a ToolCall, &'a ToolResult),
+}
+
+fn tool_calls(parts: &[Part]) -> impl Iterator<Item = &ToolCall> {
+    parts.iter().filter_map(|part| match part {
+        Part::ToolCall(call) => Some(call),
+        Part::Text { .. } | Part::Reasoning { .. } | Part::Opaque { .. } => None,
+    })
+}
+
+impl From<Transcript> for Vec<Message> {
+    fn from(transcript: Transcript) -> Self {
+        transcript
+            .view()
+            .map(|view| match view {
+                View::User(parts) => Message::User { parts: parts.to_vec() },
+                View::Assistant(parts) => Message::Assistant { parts: parts.to_vec() },
+                View::Tool(call, result) => Message::Tool { tool_call_id: call.id.clone(), result: result.clone() },
+            })
+            .collect()
+    }
+}
+
+impl TryFrom<Vec<Message>> for Transcript {
+    type Error = TranscriptError;
+
+    /// Rebuilds through the same mutators, so a stored history that breaks a rule is refused. Calls left open by the
+    /// last message stay open.
+    fn try_from(messages: Vec<Message>) -> Result<Self, TranscriptError> {
+        let mut transcript = Self::new();
+        for message in messages {
+            match message {
+                Message::User { parts } => transcript.push_user(parts)?,
+                Message::Assistant { parts } => transcript.push_assistant(parts)?,
+                Message::Tool { tool_call_id, result } => transcript.answer(&tool_call_id, result)?,
+            }
+        }
+        Ok(transcript)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pretty_assertions::assert_eq;
+    use proptest::prelude::*;
+
+    fn text(text: &str) -> Part {
+        Part::Text { text: text.into() }
+    }
+
+    fn call(id: &str) -> Part {
+        Part::ToolCall(ToolCall { id: id.into(), name: "add".into(), arguments: "{}".into() })
+    }
+
+    #[test]
+    fn results_stand_in_call_order_however_they_arrive() {
+        let mut transcript = Transcript::new();
+        transcript.push_user(vec![text("go")]).unwrap();
+        transcript.push_assistant(vec![call("a"), text("and"), call("b")]).unwrap();
+        assert_eq!(transcript.push_user(vec![text("too early")]), Err(TranscriptError::OpenCalls));
+        transcript.answer(&"b".into(), ToolResult::ok("2")).unwrap();
+        assert_eq!(
+            transcript.answer(&"b".into(), ToolResult::ok("again")),
+            Err(TranscriptError::NoSuchCall("b".into()))
+        );
+        transcript.answer(&"a".into(), ToolResult::ok("1")).unwrap();
+        let answers: Vec<_> = transcript
+            .view()
+            .filter_map(|view| match view {
+                View::Tool(call, result) => Some((call.id.as_str(), result.content.as_str())),
+                View::User(_) | View::Assistant(_) => None,
+            })
+            .collect();
+        assert_eq!(answers, [("a", "1"), ("b", "2")]);
+    }
+
+    #[test]
+    fn ids_are_unique_within_and_across_messages() {
+        let mut transcript = Transcript::new();
+        assert_eq!(
+            transcript.push_assistant(vec![call("a"), call("a")]),
+            Err(TranscriptError::DuplicateCall("a".into()))
+        );
+        transcript.push_assistant(vec![call("a")]).unwrap();
+        transcript.answer(&"a".into(), ToolResult::ok("")).unwrap();
+        assert_eq!(transcript.push_assistant(vec![call("a")]), Err(TranscriptError::DuplicateCall("a".into())));
+    }
+
+    #[test]
+    fn rewinding_frees_the_ids() {
+        let mut transcript = Transcript::new();
+        let mark = transcript.mark();
+        transcript.push_assistant(vec![call("a")]).unwrap();
+        transcript.rewind(mark);
+        assert_eq!(transcript, Transcript::new());
+    }
+
+    #[test]
+    fn a_stored_history_that_breaks_a_rule_is_refused() {
+        let orphan = r#"[{"role":"tool","tool_call_id":"x","content":"1"}]"#;
+        assert!(serde_json::from_str::<Transcript>(orphan).unwrap_err().to_string().contains("no open tool call"));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        User,
+        Assistant(Vec<u8>),
+        Answer(u8),
+        Close,
+        Rewind(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            Just(Step::User),
+            proptest::collection::vec(0u8..6, 0..4).prop_map(Step::Assistant),
+            (0u8..6).prop_map(Step::Answer),
+            Just(Step::Close),
+            (0usize..8).prop_map(Step::Rewind),
+        ];
+        proptest::collection::vec(step, 0..40)
+    }
+
+    /// What every provider demands, checked on the outside view alone.
+    fn assert_valid(transcript: &Transcript) {
+        let mut open: Vec<ToolCallId> = Vec::new();
+        let mut seen = HashSet::new();
+        for view in transcript.view() {
+            match view {
+                View::User(_) => assert_eq!(open, [], "a user message before every result"),
+                View::Assistant(parts) => {
+                    assert_eq!(open, [], "an assistant message before every result");
+                    open = tool_calls(parts).map(|call| call.id.clone()).collect();
+                    assert!(open.iter().all(|id| seen.insert(id.clone())), "an id twice");
+                }
+                View::Tool(call, _) => {
+                    // Results come in call order; those still missing are skipped only at the very end.
+                    let at = open.iter().position(|id| *id == call.id).expect("a result without its call");
+                    open.drain(..=at);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_sequence_of_changes_breaks_it(steps in steps()) {
+            let mut transcript = Transcript::new();
+            let mut marks = vec![transcript.mark()];
+            for step in steps {
+                let _ = match step {
+                    Step::User => transcript.push_user(vec![text("hi")]),
+                    Step::Assistant(ids) => {
+                        let mut parts = vec![text("ok")];
+                        parts.extend(ids.iter().map(|id| call(&format!("c{id}"))));
+                        transcript.push_assistant(parts)
+                    }
+                    Step::Answer(id) => transcript.answer(&format!("c{id}").into(), ToolResult::ok("r")),
+                    Step::Close => {
+                        transcript.close_open_calls(|_| ToolResult::error("not executed"));
+                        assert_eq!(transcript.open_calls().count(), 0);
+                        Ok(())
+                    }
+                    Step::Rewind(at) => {
+                        let at = at.min(marks.len() - 1);
+                        transcript.rewind(marks[at]);
+                        marks.truncate(at + 1);
+                        Ok(())
+                    }
+                };
+                marks.push(transcript.mark());
+                assert_valid(&transcript);
+            }
+            let stored = serde_json::to_string(&transcript).unwrap();
+            let back: Transcript = serde_json::from_str(&stored).unwrap();
+            assert_eq!(serde_json::to_string(&back).unwrap(), stored);
+        }
+    }
+}
