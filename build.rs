@@ -5,6 +5,7 @@
 //! vendored copy), and not with `PAR_NO_HEADER=1`.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -51,19 +52,127 @@ fn link_arguments() {
 }
 
 fn write_header(root: &Path) {
-    let config = match cbindgen::Config::from_file(root.join("cbindgen.toml")) {
-        Ok(config) => config,
-        Err(error) => return println!("cargo::error=cbindgen.toml: {error}"),
-    };
-    match cbindgen::Builder::new().with_crate(root).with_config(config).generate() {
-        Ok(bindings) => {
-            let header = root.join("include/par_ffi.h");
-            if !bindings.write_to_file(&header) {
+    match header(root) {
+        Ok(text) => {
+            let path = root.join("include/par_ffi.h");
+            if fs::read_to_string(&path).is_ok_and(|old| old == text) {
                 return;
             }
-            println!("cargo::warning=include/par_ffi.h was rewritten: commit it");
+            match fs::write(&path, text) {
+                Ok(()) => println!("cargo::warning=include/par_ffi.h was rewritten: commit it"),
+                Err(error) => println!("cargo::warning=include/par_ffi.h cannot be written: {error}"),
+            }
         }
         // A syntax error: the compiler will tell it better.
         Err(error) => println!("cargo::warning=the header was not generated: {error}"),
     }
+}
+
+/// The header's text, as it should be.
+pub fn header(root: &Path) -> Result<String, String> {
+    let config = cbindgen::Config::from_file(root.join("cbindgen.toml"))?;
+    let bindings = cbindgen::Builder::new().with_crate(root).with_config(config).generate();
+    let mut generated = Vec::new();
+    bindings.map_err(|error| error.to_string())?.write(&mut generated);
+    Ok(polish(&String::from_utf8_lossy(&generated)))
+}
+
+/// The functions that open a chapter.
+const CHAPTERS: &[(&str, &str)] = &[
+    ("par_abi_version", "1. Version and memory: never fail, and work after a fork"),
+    ("par_error_status", "2. Errors: immutable, owned by the caller, may change threads"),
+    ("par_runtime_create", "3. Runtime"),
+    ("par_register_agent", "4. Registry"),
+    ("par_invoke", "5. Request and response"),
+    ("par_stream_start", "6. Streams and runs"),
+    ("par_tool_complete", "7. Host work: answered by token, once, from any thread"),
+    ("par_inbox_poll", "8. Inbox"),
+    ("par_on_tool", "9. Callbacks: optional"),
+    ("par_echo", "10. Aid for the tests of bindings"),
+];
+
+/// What cbindgen cannot be told: chapters, one line for one constant, comments that every C standard takes.
+fn polish(generated: &str) -> String {
+    let mut out = String::new();
+    let mut comment: Vec<&str> = Vec::new();
+    let mut lines = generated.lines().peekable();
+    let body_starts = generated.find("#define PAR_OK").unwrap_or(0);
+    let mut offset = 0;
+    while let Some(line) = lines.next() {
+        offset += line.len() + 1;
+        if line == "/*" && offset + 400 > body_starts {
+            comment.clear();
+            for line in lines.by_ref() {
+                offset += line.len() + 1;
+                if line == " */" {
+                    break;
+                }
+                comment.push(line.trim());
+            }
+            continue;
+        }
+        if let Some((name, value)) = line.strip_prefix("#define PAR_").and_then(|rest| rest.split_once(' '))
+            && !comment.is_empty()
+        {
+            let name = format!("PAR_{name}");
+            // A negative constant is an expression: parenthesized, it survives every use.
+            let value = if value.starts_with('-') { format!("({value})") } else { value.to_owned() };
+            out.push_str(&format!("#define {name:<32} {value:>5}  /* {} */\n", comment.join(" ")));
+            comment.clear();
+            // One block of constants; a blank line after the last.
+            let mut rest = lines.clone().skip(1);
+            if rest.next() == Some("/*") && rest.find(|line| *line == " */").is_some() {
+                let more = lines.clone().skip_while(|line| *line != " */").nth(1);
+                if more.is_some_and(|line| line.starts_with("#define")) {
+                    lines.next();
+                    offset += 1;
+                }
+            }
+            continue;
+        }
+        if line.starts_with("PAR_EXPORT") {
+            let declaration = if line == "PAR_EXPORT" { lines.peek().copied().unwrap_or_default() } else { line };
+            let chapter = CHAPTERS.iter().find(|(function, _)| declaration.contains(&format!("{function}(")));
+            if let Some((_, title)) = chapter {
+                out.push_str(&format!("/* ---- {title} {} */\n\n", "-".repeat(100_usize.saturating_sub(title.len()))));
+            }
+        }
+        flush(&mut comment, &mut out);
+        match line {
+            "PAR_EXPORT" => {
+                // The arguments were aligned to a line without the prefix.
+                let mut declaration = lines.next().unwrap_or_default().to_owned();
+                while !declaration.ends_with(';') {
+                    let Some(line) = lines.next() else { break };
+                    declaration.push_str(&format!("\n           {line}"));
+                }
+                offset += declaration.len() + 1;
+                out.push_str(&format!("PAR_EXPORT {declaration}\n"));
+            }
+            "}  // extern \"C\"" => out.push_str("} /* extern \"C\" */\n"),
+            "#endif  // __cplusplus" | "#endif // __cplusplus" => out.push_str("#endif /* __cplusplus */\n"),
+            line => {
+                out.push_str(line);
+                out.push('\n');
+            }
+        }
+    }
+    out
+}
+
+/// Writes a comment that was held back until its kind was known.
+fn flush(comment: &mut Vec<&str>, out: &mut String) {
+    match comment.as_slice() {
+        [] => return,
+        [line] => out.push_str(&format!("/* {line} */\n")),
+        lines => {
+            for (index, line) in lines.iter().enumerate() {
+                let start = if index == 0 { "/*" } else { " *" };
+                out.push_str(format!("{start} {line}").trim_end());
+                out.push('\n');
+            }
+            out.push_str(" */\n");
+        }
+    }
+    comment.clear();
 }

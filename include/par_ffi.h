@@ -78,796 +78,559 @@
 #define PAR_WAIT_FOREVER ((int64_t)-1)
 
 
-/*
- Success.
- */
-#define PAR_OK 0
+#define PAR_OK                               0  /* Success. */
+#define PAR_PENDING                          1  /* Nothing is there yet. */
+#define PAR_TIMEOUT                          2  /* The wait ran out; try again. */
+#define PAR_END                              3  /* The terminal event was taken; nothing will ever follow. */
+#define PAR_WOKEN                            4  /* A wake call ended the wait. */
+#define PAR_ERR_NULL_ARG                  (-1)  /* A required pointer is NULL. */
+#define PAR_ERR_INVALID_ARG               (-2)  /* An argument has a value it cannot have. */
+#define PAR_ERR_UTF8                      (-3)  /* Input is not UTF-8. */
+#define PAR_ERR_JSON                      (-4)  /* Input is not JSON. */
+#define PAR_ERR_SCHEMA                    (-5)  /* JSON of the wrong shape; `path` says where. */
+#define PAR_ERR_TOO_LARGE                 (-6)  /* Input exceeds a limit. */
+#define PAR_ERR_ABI                       (-7)  /* Header and library do not fit together. */
+#define PAR_ERR_UNSUPPORTED               (-8)  /* Not part of this library. */
+#define PAR_ERR_BAD_HANDLE               (-30)  /* The handle is not, or no longer, one of ours. */
+#define PAR_ERR_CLOSED                   (-31)  /* The runtime is closed. */
+#define PAR_ERR_BUSY                     (-32)  /* Someone else is consuming. */
+#define PAR_ERR_WOULD_DEADLOCK           (-33)  /* A blocking call from a thread of libpar. */
+#define PAR_ERR_FORKED                   (-34)  /* The process was forked after a runtime was created. */
+#define PAR_ERR_STALE_TOKEN              (-35)  /* The token was answered, cancelled, or never ours. */
+#define PAR_ERR_NO_HANDLER               (-36)  /* Host work has nowhere to go. */
+#define PAR_ERR_NOT_FOUND                (-37)  /* Nothing has that name. */
+#define PAR_ERR_EXISTS                   (-38)  /* The name is taken. */
+#define PAR_ERR_LIMIT                    (-39)  /* A configured bound was reached. */
+#define PAR_ERR_CANCELLED                (-60)  /* The run was cancelled. */
+#define PAR_ERR_DEADLINE                 (-61)  /* The run took longer than allowed. */
+#define PAR_ERR_PROVIDER                 (-62)  /* The model provider failed. */
+#define PAR_ERR_RATE_LIMITED             (-63)  /* The model provider wants us to slow down. */
+#define PAR_ERR_AUTH                     (-64)  /* The model provider refused the key. */
+#define PAR_ERR_NETWORK                  (-65)  /* The model provider could not be reached. */
+#define PAR_ERR_TOOL                     (-66)  /* A tool failed in a way that ended the run. */
+#define PAR_ERR_GUARD                    (-67)  /* A guard stopped the run. */
+#define PAR_ERR_CONTENT_FILTER           (-68)  /* The provider filtered the content. */
+#define PAR_ERR_CONTEXT_LENGTH           (-69)  /* The conversation does not fit the model. */
+#define PAR_ERR_PERSISTENCE              (-70)  /* The store failed. */
+#define PAR_ERR_MCP                      (-71)  /* An MCP server failed. */
+#define PAR_ERR_WORKFLOW                 (-72)  /* A workflow failed. */
+#define PAR_ERR_APPROVAL                 (-73)  /* An approval could not be resolved. */
+#define PAR_ERR_UNSUPPORTED_BY_PROVIDER  (-74)  /* The provider cannot do that. */
+#define PAR_ERR_INVALID_OUTPUT           (-75)  /* The model never gave output of the asked shape. */
+#define PAR_ERR_INTERNAL                 (-90)  /* A bug in libpar. */
+#define PAR_ERR_PANIC                    (-91)  /* A panic in libpar, caught. */
+#define PAR_ERR_OUT_OF_MEMORY            (-92)  /* Memory ran out. */
+#define PAR_ERR_IO                       (-93)  /* The operating system refused. */
 
-/*
- Nothing is there yet.
- */
-#define PAR_PENDING 1
-
-/*
- The wait ran out; try again.
- */
-#define PAR_TIMEOUT 2
-
-/*
- The terminal event was taken; nothing will ever follow.
- */
-#define PAR_END 3
-
-/*
- A wake call ended the wait.
- */
-#define PAR_WOKEN 4
-
-/*
- A required pointer is NULL.
- */
-#define PAR_ERR_NULL_ARG -1
-
-/*
- An argument has a value it cannot have.
- */
-#define PAR_ERR_INVALID_ARG -2
-
-/*
- Input is not UTF-8.
- */
-#define PAR_ERR_UTF8 -3
-
-/*
- Input is not JSON.
- */
-#define PAR_ERR_JSON -4
-
-/*
- JSON of the wrong shape; `path` says where.
- */
-#define PAR_ERR_SCHEMA -5
-
-/*
- Input exceeds a limit.
- */
-#define PAR_ERR_TOO_LARGE -6
-
-/*
- Header and library do not fit together.
- */
-#define PAR_ERR_ABI -7
-
-/*
- Not part of this library.
- */
-#define PAR_ERR_UNSUPPORTED -8
-
-/*
- The handle is not, or no longer, one of ours.
- */
-#define PAR_ERR_BAD_HANDLE -30
-
-/*
- The runtime is closed.
- */
-#define PAR_ERR_CLOSED -31
-
-/*
- Someone else is consuming.
- */
-#define PAR_ERR_BUSY -32
-
-/*
- A blocking call from a thread of libpar.
- */
-#define PAR_ERR_WOULD_DEADLOCK -33
-
-/*
- The process was forked after a runtime was created.
- */
-#define PAR_ERR_FORKED -34
-
-/*
- The token was answered, cancelled, or never ours.
- */
-#define PAR_ERR_STALE_TOKEN -35
-
-/*
- Host work has nowhere to go.
- */
-#define PAR_ERR_NO_HANDLER -36
-
-/*
- Nothing has that name.
- */
-#define PAR_ERR_NOT_FOUND -37
-
-/*
- The name is taken.
- */
-#define PAR_ERR_EXISTS -38
-
-/*
- A configured bound was reached.
- */
-#define PAR_ERR_LIMIT -39
-
-/*
- The run was cancelled.
- */
-#define PAR_ERR_CANCELLED -60
-
-/*
- The run took longer than allowed.
- */
-#define PAR_ERR_DEADLINE -61
-
-/*
- The model provider failed.
- */
-#define PAR_ERR_PROVIDER -62
-
-/*
- The model provider wants us to slow down.
- */
-#define PAR_ERR_RATE_LIMITED -63
-
-/*
- The model provider refused the key.
- */
-#define PAR_ERR_AUTH -64
-
-/*
- The model provider could not be reached.
- */
-#define PAR_ERR_NETWORK -65
-
-/*
- A tool failed in a way that ended the run.
- */
-#define PAR_ERR_TOOL -66
-
-/*
- A guard stopped the run.
- */
-#define PAR_ERR_GUARD -67
-
-/*
- The provider filtered the content.
- */
-#define PAR_ERR_CONTENT_FILTER -68
-
-/*
- The conversation does not fit the model.
- */
-#define PAR_ERR_CONTEXT_LENGTH -69
-
-/*
- The store failed.
- */
-#define PAR_ERR_PERSISTENCE -70
-
-/*
- An MCP server failed.
- */
-#define PAR_ERR_MCP -71
-
-/*
- A workflow failed.
- */
-#define PAR_ERR_WORKFLOW -72
-
-/*
- An approval could not be resolved.
- */
-#define PAR_ERR_APPROVAL -73
-
-/*
- The provider cannot do that.
- */
-#define PAR_ERR_UNSUPPORTED_BY_PROVIDER -74
-
-/*
- The model never gave output of the asked shape.
- */
-#define PAR_ERR_INVALID_OUTPUT -75
-
-/*
- A bug in libpar.
- */
-#define PAR_ERR_INTERNAL -90
-
-/*
- A panic in libpar, caught.
- */
-#define PAR_ERR_PANIC -91
-
-/*
- Memory ran out.
- */
-#define PAR_ERR_OUT_OF_MEMORY -92
-
-/*
- The operating system refused.
- */
-#define PAR_ERR_IO -93
-
-/*
- An error. Immutable; freed by par_error_free; may be kept, and used on any thread.
- */
+/* An error. Immutable; freed by par_error_free; may be kept, and used on any thread. */
 typedef struct par_error_t par_error_t;
 
-/*
- A runtime. Any thread may use it, at the same time.
- */
+/* A runtime. Any thread may use it, at the same time. */
 typedef struct par_runtime_t par_runtime_t;
 
-/*
- A run that was started, or a method. Any thread may use it; one at a time may read from it.
- */
+/* A run that was started, or a method. Any thread may use it; one at a time may read from it. */
 typedef struct par_stream_t par_stream_t;
 
-/*
- The type of every status: never a C enum, so width and unknown values stay defined. 0 and above are states, below 0
- errors.
+/* The type of every status: never a C enum, so width and unknown values stay defined. 0 and above are states, below 0
+ * errors.
  */
 typedef int32_t par_status_t;
 
-/*
- A callback: user_data as registered, a token or 0, and a JSON object that lives until it returns. It must not unwind.
- */
+/* A callback: user_data as registered, a token or 0, and a JSON object that lives until it returns. It must not unwind. */
 typedef void (*par_callback_t)(uintptr_t user_data, uint64_t token, const char *json, size_t json_len);
 
-/*
- Called once for each registration that succeeded, after its last callback, on the callback thread.
- */
+/* Called once for each registration that succeeded, after its last callback, on the callback thread. */
 typedef void (*par_destroy_t)(uintptr_t user_data);
 
 #ifdef __cplusplus
 extern "C" {
-#endif // __cplusplus
+#endif /* __cplusplus */
 
-/*
- The ABI of the loaded library; compare with PAR_ABI_VERSION, the header's.
+/* ---- 1. Version and memory: never fail, and work after a fork -------------------------------------------- */
 
- @return major << 16 | minor
- @thread any    @blocks never    @since 0.1
+/* The ABI of the loaded library; compare with PAR_ABI_VERSION, the header's.
+ *
+ * @return major << 16 | minor
+ * @thread any    @blocks never    @since 0.1
  */
 PAR_EXPORT uint32_t par_abi_version(void);
 
-/*
- The version of the loaded library, such as "0.1.0".
-
- @return static text
- @thread any    @blocks never    @since 0.1
+/* The version of the loaded library, such as "0.1.0".
+ *
+ * @return static text
+ * @thread any    @blocks never    @since 0.1
  */
 PAR_EXPORT const char *par_version(void);
 
-/*
- How the library was built.
-
- @return static JSON: version, abi_version, target, profile, commit, panic, tls, features
- @thread any    @blocks never    @since 0.1
+/* How the library was built.
+ *
+ * @return static JSON: version, abi_version, target, profile, commit, panic, tls, features
+ * @thread any    @blocks never    @since 0.1
  */
 PAR_EXPORT const char *par_build_info(void);
 
-/*
- The name of a status, such as "PAR_ERR_UTF8".
-
- @return static text, never NULL; "PAR_ERR_UNKNOWN" for a number that is none
- @thread any    @blocks never    @since 0.1
+/* The name of a status, such as "PAR_ERR_UTF8".
+ *
+ * @return static text, never NULL; "PAR_ERR_UNKNOWN" for a number that is none
+ * @thread any    @blocks never    @since 0.1
  */
 PAR_EXPORT const char *par_status_name(par_status_t status);
 
-/*
- Frees what this library returned through an out parameter. NULL is ignored.
-
- @thread any    @blocks never    @since 0.1
+/* Frees what this library returned through an out parameter. NULL is ignored.
+ *
+ * @thread any    @blocks never    @since 0.1
  */
 PAR_EXPORT void par_free(void *p);
 
-/*
- The status of an error; PAR_OK for NULL.
+/* ---- 2. Errors: immutable, owned by the caller, may change threads --------------------------------------- */
 
- @thread any    @blocks never    @since 0.1
+/* The status of an error; PAR_OK for NULL.
+ *
+ * @thread any    @blocks never    @since 0.1
  */
 PAR_EXPORT par_status_t par_error_status(const par_error_t *error);
 
-/*
- One English line: where, what, and what to do.
-
- @return text that lives until par_error_free; "" for NULL
- @thread any    @blocks never    @since 0.1
+/* One English line: where, what, and what to do.
+ *
+ * @return text that lives until par_error_free; "" for NULL
+ * @thread any    @blocks never    @since 0.1
  */
 PAR_EXPORT const char *par_error_message(const par_error_t *error);
 
-/*
- The whole error: status, name, category, code, message, hint, path, retryable, retry_after_ms, provider, run_id.
-
- @return JSON that lives until par_error_free; "{}" for NULL
- @thread any    @blocks never    @since 0.1
+/* The whole error: status, name, category, code, message, hint, path, retryable, retry_after_ms, provider, run_id.
+ *
+ * @return JSON that lives until par_error_free; "{}" for NULL
+ * @thread any    @blocks never    @since 0.1
  */
-PAR_EXPORT
-const char *par_error_json(const par_error_t *error);
+PAR_EXPORT const char *par_error_json(const par_error_t *error);
 
-/*
- Frees an error. NULL is ignored.
-
- @thread any    @blocks never    @since 0.1
+/* Frees an error. NULL is ignored.
+ *
+ * @thread any    @blocks never    @since 0.1
  */
 PAR_EXPORT void par_error_free(par_error_t *error);
 
-/*
- Create a runtime.
+/* ---- 3. Runtime ------------------------------------------------------------------------------------------ */
 
- @param  abi_version  PAR_ABI_VERSION: what the caller was compiled against
- @param  config       JSON; {} is valid
- @out    out          the runtime; end it with par_runtime_close, then par_runtime_free
- @return PAR_OK, or PAR_ERR_ABI, PAR_ERR_JSON, PAR_ERR_SCHEMA, PAR_ERR_FORKED, ...
- @thread any    @blocks never    @since 0.1
+/* Create a runtime.
+ *
+ * @param  abi_version  PAR_ABI_VERSION: what the caller was compiled against
+ * @param  config       JSON; {} is valid
+ * @out    out          the runtime; end it with par_runtime_close, then par_runtime_free
+ * @return PAR_OK, or PAR_ERR_ABI, PAR_ERR_JSON, PAR_ERR_SCHEMA, PAR_ERR_FORKED, ...
+ * @thread any    @blocks never    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_runtime_create(uint32_t abi_version,
-                                const char *config,
-                                size_t config_len,
-                                par_runtime_t **out,
-                                par_error_t **err);
+PAR_EXPORT par_status_t par_runtime_create(uint32_t abi_version,
+                                           const char *config,
+                                           size_t config_len,
+                                           par_runtime_t **out,
+                                           par_error_t **err);
 
-/*
- Health, counts, open handles and bounds. Works on a closed runtime too, and then says how closing went.
-
- @out    out  owned JSON, free with par_free
- @thread any    @blocks never    @returns owned    @since 0.1
+/* Health, counts, open handles and bounds. Works on a closed runtime too, and then says how closing went.
+ *
+ * @out    out  owned JSON, free with par_free
+ * @thread any    @blocks never    @returns owned    @since 0.1
  */
 PAR_EXPORT par_status_t par_runtime_info(par_runtime_t *rt, char **out, size_t *out_len, par_error_t **err);
 
-/*
- Close a runtime: refuse new work, cancel what runs, join, flush. Idempotent. Streams stay readable to their end.
-
- @param  timeout_ms  how long to wait; below 0 for ever
- @return PAR_OK when closed; PAR_TIMEOUT when it goes on in the background (call again to wait on)
- @thread any but a thread of libpar, which gets PAR_ERR_WOULD_DEADLOCK    @blocks    @since 0.1
+/* Close a runtime: refuse new work, cancel what runs, join, flush. Idempotent. Streams stay readable to their end.
+ *
+ * @param  timeout_ms  how long to wait; below 0 for ever
+ * @return PAR_OK when closed; PAR_TIMEOUT when it goes on in the background (call again to wait on)
+ * @thread any but a thread of libpar, which gets PAR_ERR_WOULD_DEADLOCK    @blocks    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_runtime_close(par_runtime_t *rt,
-                               int64_t timeout_ms,
-                               par_error_t **err);
+PAR_EXPORT par_status_t par_runtime_close(par_runtime_t *rt,
+                                          int64_t timeout_ms,
+                                          par_error_t **err);
 
-/*
- Free a runtime. One that was not closed is closed in the background. NULL is ignored.
-
- @thread any    @blocks never    @since 0.1
+/* Free a runtime. One that was not closed is closed in the background. NULL is ignored.
+ *
+ * @thread any    @blocks never    @since 0.1
  */
 PAR_EXPORT void par_runtime_free(par_runtime_t *rt);
 
-/*
- Register an agent.
+/* ---- 4. Registry ----------------------------------------------------------------------------------------- */
 
- @param  def  JSON: id, system_prompt, model, tools, max_iterations, ...
- @return PAR_OK, or PAR_ERR_EXISTS, PAR_ERR_NOT_FOUND (its provider, a tool), PAR_ERR_SCHEMA, ...
- @thread any    @blocks never    @since 0.1
+/* Register an agent.
+ *
+ * @param  def  JSON: id, system_prompt, model, tools, max_iterations, ...
+ * @return PAR_OK, or PAR_ERR_EXISTS, PAR_ERR_NOT_FOUND (its provider, a tool), PAR_ERR_SCHEMA, ...
+ * @thread any    @blocks never    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_register_agent(par_runtime_t *rt,
-                                const char *def,
-                                size_t def_len,
-                                par_error_t **err);
+PAR_EXPORT par_status_t par_register_agent(par_runtime_t *rt,
+                                           const char *def,
+                                           size_t def_len,
+                                           par_error_t **err);
 
-/*
- Remove an agent. Its runs go on.
-
- @thread any    @blocks never    @since 0.1
+/* Remove an agent. Its runs go on.
+ *
+ * @thread any    @blocks never    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_unregister_agent(par_runtime_t *rt,
-                                  const char *name,
-                                  size_t name_len,
-                                  par_error_t **err);
+PAR_EXPORT par_status_t par_unregister_agent(par_runtime_t *rt,
+                                             const char *name,
+                                             size_t name_len,
+                                             par_error_t **err);
 
-/*
- Register a tool that the host runs.
-
- @param  def  JSON: name, description, input_schema, output_schema, permission, timeout, concurrency_limit, effect
- @thread any    @blocks never    @since 0.1
+/* Register a tool that the host runs.
+ *
+ * @param  def  JSON: name, description, input_schema, output_schema, permission, timeout, concurrency_limit, effect
+ * @thread any    @blocks never    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_register_tool(par_runtime_t *rt,
-                               const char *def,
-                               size_t def_len,
-                               par_error_t **err);
+PAR_EXPORT par_status_t par_register_tool(par_runtime_t *rt,
+                                          const char *def,
+                                          size_t def_len,
+                                          par_error_t **err);
 
-/*
- Remove a tool. Runs that have it go on with it.
-
- @thread any    @blocks never    @since 0.1
+/* Remove a tool. Runs that have it go on with it.
+ *
+ * @thread any    @blocks never    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_unregister_tool(par_runtime_t *rt,
-                                 const char *name,
-                                 size_t name_len,
+PAR_EXPORT par_status_t par_unregister_tool(par_runtime_t *rt,
+                                            const char *name,
+                                            size_t name_len,
+                                            par_error_t **err);
+
+/* List what there is.
+ *
+ * @param  kind  "agents", "tools", "providers", "sessions" or "runs"
+ * @out    out   owned JSON {"items":[...]}, free with par_free
+ * @thread any    @blocks never    @returns owned    @since 0.1
+ */
+PAR_EXPORT par_status_t par_list(par_runtime_t *rt,
+                                 const char *kind,
+                                 size_t kind_len,
+                                 char **out,
+                                 size_t *out_len,
                                  par_error_t **err);
 
-/*
- List what there is.
+/* ---- 5. Request and response ----------------------------------------------------------------------------- */
 
- @param  kind  "agents", "tools", "providers", "sessions" or "runs"
- @out    out   owned JSON {"items":[...]}, free with par_free
- @thread any    @blocks never    @returns owned    @since 0.1
+/* Run an agent and wait for its result. The calling thread drives the I/O itself.
+ *
+ * @param  request     JSON: agent, input, session, timeout_ms, run_id, tag
+ * @param  timeout_ms  then PAR_ERR_DEADLINE; below 0 for ever
+ * @out    out         owned JSON, the result; free with par_free
+ * @return PAR_OK, or how the run failed
+ * @thread any but a thread of libpar    @blocks    @returns owned    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_list(par_runtime_t *rt,
-                      const char *kind,
-                      size_t kind_len,
-                      char **out,
-                      size_t *out_len,
-                      par_error_t **err);
+PAR_EXPORT par_status_t par_invoke(par_runtime_t *rt,
+                                   const char *request,
+                                   size_t request_len,
+                                   int64_t timeout_ms,
+                                   char **out,
+                                   size_t *out_len,
+                                   par_error_t **err);
 
-/*
- Run an agent and wait for its result. The calling thread drives the I/O itself.
-
- @param  request     JSON: agent, input, session, timeout_ms, run_id, tag
- @param  timeout_ms  then PAR_ERR_DEADLINE; below 0 for ever
- @out    out         owned JSON, the result; free with par_free
- @return PAR_OK, or how the run failed
- @thread any but a thread of libpar    @blocks    @returns owned    @since 0.1
+/* Call a method: everything that needs no handle and no token. "describe" lists them.
+ *
+ * @param  params      JSON; NULL with length 0 is {}
+ * @param  timeout_ms  then PAR_ERR_DEADLINE; below 0 for ever
+ * @out    out         owned JSON, the answer; free with par_free
+ * @thread any but a thread of libpar    @blocks    @returns owned    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_invoke(par_runtime_t *rt,
-                        const char *request,
-                        size_t request_len,
-                        int64_t timeout_ms,
-                        char **out,
-                        size_t *out_len,
-                        par_error_t **err);
+PAR_EXPORT par_status_t par_call(par_runtime_t *rt,
+                                 const char *method,
+                                 size_t method_len,
+                                 const char *params,
+                                 size_t params_len,
+                                 int64_t timeout_ms,
+                                 char **out,
+                                 size_t *out_len,
+                                 par_error_t **err);
 
-/*
- Call a method: everything that needs no handle and no token. "describe" lists them.
-
- @param  params      JSON; NULL with length 0 is {}
- @param  timeout_ms  then PAR_ERR_DEADLINE; below 0 for ever
- @out    out         owned JSON, the answer; free with par_free
- @thread any but a thread of libpar    @blocks    @returns owned    @since 0.1
+/* Start a method: a stream with one terminal event, and the answer as its result.
+ *
+ * @out    out  the stream, free with par_stream_free
+ * @thread any    @blocks never    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_call(par_runtime_t *rt,
-                      const char *method,
-                      size_t method_len,
-                      const char *params,
-                      size_t params_len,
-                      int64_t timeout_ms,
-                      char **out,
-                      size_t *out_len,
-                      par_error_t **err);
+PAR_EXPORT par_status_t par_call_start(par_runtime_t *rt,
+                                       const char *method,
+                                       size_t method_len,
+                                       const char *params,
+                                       size_t params_len,
+                                       par_stream_t **out,
+                                       par_error_t **err);
 
-/*
- Start a method: a stream with one terminal event, and the answer as its result.
+/* ---- 6. Streams and runs --------------------------------------------------------------------------------- */
 
- @out    out  the stream, free with par_stream_free
- @thread any    @blocks never    @since 0.1
+/* Start an agent. What is wrong with the request is an error now; what goes wrong later is an event.
+ *
+ * @param  request  JSON: agent, input, session, timeout_ms, run_id, tag, overflow, notify
+ * @out    out      the stream, free with par_stream_free
+ * @thread any    @blocks never    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_call_start(par_runtime_t *rt,
-                            const char *method,
-                            size_t method_len,
-                            const char *params,
-                            size_t params_len,
-                            par_stream_t **out,
-                            par_error_t **err);
+PAR_EXPORT par_status_t par_stream_start(par_runtime_t *rt,
+                                         const char *request,
+                                         size_t request_len,
+                                         par_stream_t **out,
+                                         par_error_t **err);
 
-/*
- Start an agent. What is wrong with the request is an error now; what goes wrong later is an event.
-
- @param  request  JSON: agent, input, session, timeout_ms, run_id, tag, overflow, notify
- @out    out      the stream, free with par_stream_free
- @thread any    @blocks never    @since 0.1
- */
-PAR_EXPORT
-par_status_t par_stream_start(par_runtime_t *rt,
-                              const char *request,
-                              size_t request_len,
-                              par_stream_t **out,
-                              par_error_t **err);
-
-/*
- Take the next event without waiting.
-
- @out    out  owned JSON, one event; free with par_free
- @return PAR_OK with an event; PAR_PENDING when there is none yet; PAR_END after the terminal event was taken
- @thread any; one consumer at a time, else PAR_ERR_BUSY    @blocks never    @returns owned    @since 0.1
+/* Take the next event without waiting.
+ *
+ * @out    out  owned JSON, one event; free with par_free
+ * @return PAR_OK with an event; PAR_PENDING when there is none yet; PAR_END after the terminal event was taken
+ * @thread any; one consumer at a time, else PAR_ERR_BUSY    @blocks never    @returns owned    @since 0.1
  */
 PAR_EXPORT par_status_t par_stream_poll(par_stream_t *s, char **out, size_t *out_len, par_error_t **err);
 
-/*
- Take the next event, waiting for it.
-
- @param  timeout_ms  below 0 for ever, 0 not at all
- @out    out         owned JSON, one event; free with par_free
- @return PAR_OK with an event; PAR_TIMEOUT; PAR_WOKEN after par_stream_wake; PAR_END after the terminal event
- @thread any but a thread of libpar; one consumer at a time, else PAR_ERR_BUSY    @blocks    @returns owned    @since 0.1
+/* Take the next event, waiting for it.
+ *
+ * @param  timeout_ms  below 0 for ever, 0 not at all
+ * @out    out         owned JSON, one event; free with par_free
+ * @return PAR_OK with an event; PAR_TIMEOUT; PAR_WOKEN after par_stream_wake; PAR_END after the terminal event
+ * @thread any but a thread of libpar; one consumer at a time, else PAR_ERR_BUSY    @blocks    @returns owned    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_stream_wait(par_stream_t *s,
-                             int64_t timeout_ms,
-                             char **out,
-                             size_t *out_len,
-                             par_error_t **err);
+PAR_EXPORT par_status_t par_stream_wait(par_stream_t *s,
+                                        int64_t timeout_ms,
+                                        char **out,
+                                        size_t *out_len,
+                                        par_error_t **err);
 
-/*
- Take up to max events at once, without waiting: one crossing for many tokens.
-
- @param  max  0 for all
- @out    out  owned JSON array of events; free with par_free
- @return as par_stream_poll
- @thread any; one consumer at a time, else PAR_ERR_BUSY    @blocks never    @returns owned    @since 0.1
+/* Take up to max events at once, without waiting: one crossing for many tokens.
+ *
+ * @param  max  0 for all
+ * @out    out  owned JSON array of events; free with par_free
+ * @return as par_stream_poll
+ * @thread any; one consumer at a time, else PAR_ERR_BUSY    @blocks never    @returns owned    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_stream_drain(par_stream_t *s,
-                              uint32_t max,
-                              char **out,
-                              size_t *out_len,
-                              par_error_t **err);
+PAR_EXPORT par_status_t par_stream_drain(par_stream_t *s,
+                                         uint32_t max,
+                                         char **out,
+                                         size_t *out_len,
+                                         par_error_t **err);
 
-/*
- The result of the run or method. May be asked as often as wanted.
-
- @out    out  owned JSON; free with par_free
- @return PAR_PENDING until it ended; PAR_OK with the result; else how it failed, the same error as in the event
- @thread any    @blocks never    @returns owned    @since 0.1
+/* The result of the run or method. May be asked as often as wanted.
+ *
+ * @out    out  owned JSON; free with par_free
+ * @return PAR_PENDING until it ended; PAR_OK with the result; else how it failed, the same error as in the event
+ * @thread any    @blocks never    @returns owned    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_stream_result(par_stream_t *s,
-                               char **out,
-                               size_t *out_len,
-                               par_error_t **err);
+PAR_EXPORT par_status_t par_stream_result(par_stream_t *s,
+                                          char **out,
+                                          size_t *out_len,
+                                          par_error_t **err);
 
-/*
- How a stream stands.
-
- @out    out  owned JSON {run_id, state, queued, dropped}; free with par_free
- @thread any    @blocks never    @returns owned    @since 0.1
+/* How a stream stands.
+ *
+ * @out    out  owned JSON {run_id, state, queued, dropped}; free with par_free
+ * @thread any    @blocks never    @returns owned    @since 0.1
  */
 PAR_EXPORT par_status_t par_stream_info(par_stream_t *s, char **out, size_t *out_len, par_error_t **err);
 
-/*
- End a run early. It still has exactly one terminal event. Idempotent; no effect on a run that ended.
-
- @param  reason  told in the event; may be empty
- @thread any    @blocks never    @since 0.1
+/* End a run early. It still has exactly one terminal event. Idempotent; no effect on a run that ended.
+ *
+ * @param  reason  told in the event; may be empty
+ * @thread any    @blocks never    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_stream_cancel(par_stream_t *s,
-                               const char *reason,
-                               size_t reason_len,
-                               par_error_t **err);
+PAR_EXPORT par_status_t par_stream_cancel(par_stream_t *s,
+                                          const char *reason,
+                                          size_t reason_len,
+                                          par_error_t **err);
 
-/*
- End a wait on the stream, or the next one if nobody waits.
-
- @thread any    @blocks never    @since 0.1
+/* End a wait on the stream, or the next one if nobody waits.
+ *
+ * @thread any    @blocks never    @since 0.1
  */
 PAR_EXPORT par_status_t par_stream_wake(par_stream_t *s);
 
-/*
- A descriptor that is readable exactly while par_stream_poll would return PAR_OK or PAR_END. For poll, epoll, select,
- kqueue and everything built on them. Only wait on it: never read, write or close it.
-
- @out    out_fd  borrowed; lives until par_stream_free
- @thread any    @blocks never    @since 0.1
+/* A descriptor that is readable exactly while par_stream_poll would return PAR_OK or PAR_END. For poll, epoll, select,
+ * kqueue and everything built on them. Only wait on it: never read, write or close it.
+ *
+ * @out    out_fd  borrowed; lives until par_stream_free
+ * @thread any    @blocks never    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_stream_fd(par_stream_t *s,
-                           intptr_t *out_fd,
-                           par_error_t **err);
+PAR_EXPORT par_status_t par_stream_fd(par_stream_t *s,
+                                      intptr_t *out_fd,
+                                      par_error_t **err);
 
-/*
- Free a stream. A run that lives is cancelled. NULL is ignored.
-
- @thread any    @blocks never    @since 0.1
+/* Free a stream. A run that lives is cancelled. NULL is ignored.
+ *
+ * @thread any    @blocks never    @since 0.1
  */
 PAR_EXPORT void par_stream_free(par_stream_t *s);
 
-/*
- End a living run by its id, a blocking one too.
-
- @param  reason  told in the event and the error; may be empty
- @return PAR_OK, or PAR_ERR_NOT_FOUND when no such run lives
- @thread any    @blocks never    @since 0.1
+/* End a living run by its id, a blocking one too.
+ *
+ * @param  reason  told in the event and the error; may be empty
+ * @return PAR_OK, or PAR_ERR_NOT_FOUND when no such run lives
+ * @thread any    @blocks never    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_run_cancel(par_runtime_t *rt,
-                            const char *run_id,
-                            size_t run_id_len,
-                            const char *reason,
-                            size_t reason_len,
-                            par_error_t **err);
+PAR_EXPORT par_status_t par_run_cancel(par_runtime_t *rt,
+                                       const char *run_id,
+                                       size_t run_id_len,
+                                       const char *reason,
+                                       size_t reason_len,
+                                       par_error_t **err);
 
-/*
- How a run stands, living or lately ended.
-
- @out    out  owned JSON {run_id, agent, session, status, started_at_ms, ended_at_ms, error}; free with par_free
- @thread any    @blocks never    @returns owned    @since 0.1
+/* How a run stands, living or lately ended.
+ *
+ * @out    out  owned JSON {run_id, agent, session, status, started_at_ms, ended_at_ms, error}; free with par_free
+ * @thread any    @blocks never    @returns owned    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_run_status(par_runtime_t *rt,
-                            const char *run_id,
-                            size_t run_id_len,
-                            char **out,
-                            size_t *out_len,
-                            par_error_t **err);
+PAR_EXPORT par_status_t par_run_status(par_runtime_t *rt,
+                                       const char *run_id,
+                                       size_t run_id_len,
+                                       char **out,
+                                       size_t *out_len,
+                                       par_error_t **err);
 
-/*
- Answer a tool call with its result.
+/* ---- 7. Host work: answered by token, once, from any thread ---------------------------------------------- */
 
- @param  token   from the tool_call event
- @param  result  any JSON; a string is told to the model as its text, anything else as its JSON
- @return PAR_OK; PAR_ERR_STALE_TOKEN when it was answered, cancelled, timed out or is another runtime's;
-         PAR_ERR_JSON or PAR_ERR_TOO_LARGE, after which the token still waits
- @thread any    @blocks never    @since 0.1
+/* Answer a tool call with its result.
+ *
+ * @param  token   from the tool_call event
+ * @param  result  any JSON; a string is told to the model as its text, anything else as its JSON
+ * @return PAR_OK; PAR_ERR_STALE_TOKEN when it was answered, cancelled, timed out or is another runtime's;
+ * PAR_ERR_JSON or PAR_ERR_TOO_LARGE, after which the token still waits
+ * @thread any    @blocks never    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_tool_complete(par_runtime_t *rt,
-                               uint64_t token,
-                               const char *result,
-                               size_t result_len,
-                               par_error_t **err);
+PAR_EXPORT par_status_t par_tool_complete(par_runtime_t *rt,
+                                          uint64_t token,
+                                          const char *result,
+                                          size_t result_len,
+                                          par_error_t **err);
 
-/*
- Answer a tool call with a failure. The model is told and may act on it.
-
- @param  error  JSON {"message", "code"?, "retryable"?}
- @return as par_tool_complete
- @thread any    @blocks never    @since 0.1
+/* Answer a tool call with a failure. The model is told and may act on it.
+ *
+ * @param  error  JSON {"message", "code"?, "retryable"?}
+ * @return as par_tool_complete
+ * @thread any    @blocks never    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_tool_fail(par_runtime_t *rt,
-                           uint64_t token,
-                           const char *error,
-                           size_t error_len,
-                           par_error_t **err);
+PAR_EXPORT par_status_t par_tool_fail(par_runtime_t *rt,
+                                      uint64_t token,
+                                      const char *error,
+                                      size_t error_len,
+                                      par_error_t **err);
 
-/*
- Tell how far a tool call is. It gets its whole time anew.
-
- @param  note  any JSON, passed on in a tool_progress event
- @return as par_tool_complete; PAR_ERR_LIMIT when too many notes wait
- @thread any    @blocks never    @since 0.1
+/* Tell how far a tool call is. It gets its whole time anew.
+ *
+ * @param  note  any JSON, passed on in a tool_progress event
+ * @return as par_tool_complete; PAR_ERR_LIMIT when too many notes wait
+ * @thread any    @blocks never    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_tool_progress(par_runtime_t *rt,
-                               uint64_t token,
-                               const char *note,
-                               size_t note_len,
-                               par_error_t **err);
+PAR_EXPORT par_status_t par_tool_progress(par_runtime_t *rt,
+                                          uint64_t token,
+                                          const char *note,
+                                          size_t note_len,
+                                          par_error_t **err);
 
-/*
- Take the next message without waiting. The first use of any inbox function opens the inbox.
+/* ---- 8. Inbox -------------------------------------------------------------------------------------------- */
 
- @out    out  owned JSON, one message; free with par_free
- @return PAR_OK with a message; PAR_PENDING; PAR_END after {"type":"closed"} was taken
- @thread any; one consumer at a time, else PAR_ERR_BUSY    @blocks never    @returns owned    @since 0.1
+/* Take the next message without waiting. The first use of any inbox function opens the inbox.
+ *
+ * @out    out  owned JSON, one message; free with par_free
+ * @return PAR_OK with a message; PAR_PENDING; PAR_END after {"type":"closed"} was taken
+ * @thread any; one consumer at a time, else PAR_ERR_BUSY    @blocks never    @returns owned    @since 0.1
  */
 PAR_EXPORT par_status_t par_inbox_poll(par_runtime_t *rt, char **out, size_t *out_len, par_error_t **err);
 
-/*
- Take the next message, waiting for it.
-
- @param  timeout_ms  below 0 for ever, 0 not at all
- @out    out         owned JSON, one message; free with par_free
- @return PAR_OK with a message; PAR_TIMEOUT; PAR_WOKEN after par_inbox_wake; PAR_END
- @thread any but a thread of libpar; one consumer at a time, else PAR_ERR_BUSY    @blocks    @returns owned    @since 0.1
+/* Take the next message, waiting for it.
+ *
+ * @param  timeout_ms  below 0 for ever, 0 not at all
+ * @out    out         owned JSON, one message; free with par_free
+ * @return PAR_OK with a message; PAR_TIMEOUT; PAR_WOKEN after par_inbox_wake; PAR_END
+ * @thread any but a thread of libpar; one consumer at a time, else PAR_ERR_BUSY    @blocks    @returns owned    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_inbox_wait(par_runtime_t *rt,
-                            int64_t timeout_ms,
-                            char **out,
-                            size_t *out_len,
-                            par_error_t **err);
+PAR_EXPORT par_status_t par_inbox_wait(par_runtime_t *rt,
+                                       int64_t timeout_ms,
+                                       char **out,
+                                       size_t *out_len,
+                                       par_error_t **err);
 
-/*
- Take up to max messages at once, without waiting.
-
- @param  max  0 for all
- @out    out  owned JSON array of messages; free with par_free
- @return as par_inbox_poll
- @thread any; one consumer at a time, else PAR_ERR_BUSY    @blocks never    @returns owned    @since 0.1
+/* Take up to max messages at once, without waiting.
+ *
+ * @param  max  0 for all
+ * @out    out  owned JSON array of messages; free with par_free
+ * @return as par_inbox_poll
+ * @thread any; one consumer at a time, else PAR_ERR_BUSY    @blocks never    @returns owned    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_inbox_drain(par_runtime_t *rt,
-                             uint32_t max,
-                             char **out,
-                             size_t *out_len,
-                             par_error_t **err);
+PAR_EXPORT par_status_t par_inbox_drain(par_runtime_t *rt,
+                                        uint32_t max,
+                                        char **out,
+                                        size_t *out_len,
+                                        par_error_t **err);
 
-/*
- End a wait on the inbox, or the next one if nobody waits.
-
- @thread any    @blocks never    @since 0.1
+/* End a wait on the inbox, or the next one if nobody waits.
+ *
+ * @thread any    @blocks never    @since 0.1
  */
 PAR_EXPORT par_status_t par_inbox_wake(par_runtime_t *rt);
 
-/*
- A descriptor that is readable exactly while par_inbox_poll would return PAR_OK or PAR_END. Only wait on it.
-
- @out    out_fd  borrowed; lives until par_runtime_free
- @thread any    @blocks never    @since 0.1
+/* A descriptor that is readable exactly while par_inbox_poll would return PAR_OK or PAR_END. Only wait on it.
+ *
+ * @out    out_fd  borrowed; lives until par_runtime_free
+ * @thread any    @blocks never    @since 0.1
  */
 PAR_EXPORT par_status_t par_inbox_fd(par_runtime_t *rt, intptr_t *out_fd, par_error_t **err);
 
-/*
- Take host tools: called with the token and the tool_call event; answered by par_tool_complete or par_tool_fail, at
- once or later. Goes before streams and the inbox.
+/* ---- 9. Callbacks: optional ------------------------------------------------------------------------------ */
 
- @param  cb       NULL unregisters
- @param  destroy  may be NULL
- @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+/* Take host tools: called with the token and the tool_call event; answered by par_tool_complete or par_tool_fail, at
+ * once or later. Goes before streams and the inbox.
+ *
+ * @param  cb       NULL unregisters
+ * @param  destroy  may be NULL
+ * @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_on_tool(par_runtime_t *rt,
-                         par_callback_t cb,
-                         uintptr_t user_data,
-                         par_destroy_t destroy,
-                         par_error_t **err);
+PAR_EXPORT par_status_t par_on_tool(par_runtime_t *rt,
+                                    par_callback_t cb,
+                                    uintptr_t user_data,
+                                    par_destroy_t destroy,
+                                    par_error_t **err);
 
-/*
- Take the events of every run. When the host is slow the oldest are dropped, and the next has "dropped": how many.
-
- @param  cb       NULL unregisters
- @param  destroy  may be NULL
- @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+/* Take the events of every run. When the host is slow the oldest are dropped, and the next has "dropped": how many.
+ *
+ * @param  cb       NULL unregisters
+ * @param  destroy  may be NULL
+ * @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_on_event(par_runtime_t *rt,
-                          par_callback_t cb,
-                          uintptr_t user_data,
-                          par_destroy_t destroy,
-                          par_error_t **err);
+PAR_EXPORT par_status_t par_on_event(par_runtime_t *rt,
+                                     par_callback_t cb,
+                                     uintptr_t user_data,
+                                     par_destroy_t destroy,
+                                     par_error_t **err);
 
-/*
- Take log messages. When the host is slow the oldest are dropped, and the next has "dropped": how many.
-
- @param  level    1 error, 2 warn, 3 info, 4 debug, 5 trace: this and worse
- @param  cb       NULL unregisters
- @param  destroy  may be NULL
- @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+/* Take log messages. When the host is slow the oldest are dropped, and the next has "dropped": how many.
+ *
+ * @param  level    1 error, 2 warn, 3 info, 4 debug, 5 trace: this and worse
+ * @param  cb       NULL unregisters
+ * @param  destroy  may be NULL
+ * @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_on_log(par_runtime_t *rt,
-                        int32_t level,
-                        par_callback_t cb,
-                        uintptr_t user_data,
-                        par_destroy_t destroy,
-                        par_error_t **err);
+PAR_EXPORT par_status_t par_on_log(par_runtime_t *rt,
+                                   int32_t level,
+                                   par_callback_t cb,
+                                   uintptr_t user_data,
+                                   par_destroy_t destroy,
+                                   par_error_t **err);
 
-/*
- Be told when the inbox or a stream started from now on goes from empty to not empty: for loops without descriptors.
-
- @param  cb       NULL unregisters; gets {"type":"wakeup","run_id":...} or {"type":"wakeup","inbox":true}
- @param  destroy  may be NULL
- @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+/* Be told when the inbox or a stream started from now on goes from empty to not empty: for loops without descriptors.
+ *
+ * @param  cb       NULL unregisters; gets {"type":"wakeup","run_id":...} or {"type":"wakeup","inbox":true}
+ * @param  destroy  may be NULL
+ * @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_on_wakeup(par_runtime_t *rt,
-                           par_callback_t cb,
-                           uintptr_t user_data,
-                           par_destroy_t destroy,
-                           par_error_t **err);
+PAR_EXPORT par_status_t par_on_wakeup(par_runtime_t *rt,
+                                      par_callback_t cb,
+                                      uintptr_t user_data,
+                                      par_destroy_t destroy,
+                                      par_error_t **err);
 
-/*
- Parse JSON as strictly as every other input and give it back: what a binding's strings survive.
+/* ---- 10. Aid for the tests of bindings ------------------------------------------------------------------- */
 
- @out    out  owned JSON; free with par_free
- @thread any    @blocks never    @returns owned    @since 0.1
+/* Parse JSON as strictly as every other input and give it back: what a binding's strings survive.
+ *
+ * @out    out  owned JSON; free with par_free
+ * @thread any    @blocks never    @returns owned    @since 0.1
  */
-PAR_EXPORT
-par_status_t par_echo(const char *json,
-                      size_t json_len,
-                      char **out,
-                      size_t *out_len,
-                      par_error_t **err);
+PAR_EXPORT par_status_t par_echo(const char *json,
+                                 size_t json_len,
+                                 char **out,
+                                 size_t *out_len,
+                                 par_error_t **err);
 
 #ifdef __cplusplus
-}  // extern "C"
-#endif  // __cplusplus
+} /* extern "C" */
+#endif /* __cplusplus */
 
 #endif  /* PAR_FFI_H */

@@ -6,10 +6,10 @@ use crate::config::AgentConfig;
 use crate::events::Emitter;
 use crate::llm::{HttpPool, ModelAnswer, Provider};
 use crate::store::{SessionLease, Store};
-use crate::tools::{HostDesk, Registered, ToolSpec};
+use crate::tools::{HostDesk, Registered};
 use crate::types::{
     Cancel, Error, EventBody, Mark, Part, Result, RunId, RunResult, SessionId, Status, ToolCallId, ToolCallRecord,
-    ToolResult, Transcript, Usage, View,
+    ToolResult, ToolSpec, Transcript, Usage, View,
 };
 use futures_util::FutureExt;
 use std::any::Any;

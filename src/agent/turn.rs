@@ -3,8 +3,7 @@
 use super::run::RunSpec;
 use crate::events::Emitter;
 use crate::llm::{DeltaSink, HttpPool, ModelAnswer, ModelRequest, generate};
-use crate::tools::ToolSpec;
-use crate::types::{Error, EventBody, Result, ToolCallId, Transcript};
+use crate::types::{Error, EventBody, Result, ToolCallId, ToolSpec, Transcript};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};

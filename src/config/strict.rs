@@ -214,7 +214,7 @@ impl de::Error for Problem {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Self { path: Some(field.to_owned()), ..Self::unknown("key", field, expected) }
+        Self::unknown("key", field, expected)
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
@@ -362,6 +362,10 @@ impl<'de> Deserializer<'de> for Node<'de, '_> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Problem> {
+        if let Value::Array(_) = self.value {
+            // serde would read fields by their position, which nobody can mean.
+            return Err(Problem::custom_type(self.value, "an object").at(self.path));
+        }
         self.visit_any(visitor, true)
     }
 
@@ -453,8 +457,7 @@ impl<'de> MapAccess<'de> for Entries<'de, '_> {
         self.value = Some((key, value));
         seed.deserialize(de::value::BorrowedStrDeserializer::new(key))
             .map(Some)
-            // An unknown key names itself as its path, without the way to it.
-            .map_err(|problem: Problem| Problem { path: None, ..problem }.below(self.path, key))
+            .map_err(|problem: Problem| problem.below(self.path, key))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Problem> {

@@ -144,11 +144,18 @@ impl Queue {
     /// Ends the queue without a terminal event.
     pub fn end(&self) {
         let mut state = self.state.lock();
+        if state.ended {
+            return;
+        }
         state.ended = true;
         state.producers_waiting = false;
+        let was_empty = state.lengths.is_empty();
         self.changed(&mut state);
         drop(state);
         self.room.notify_waiters();
+        if was_empty {
+            self.call_announce();
+        }
     }
 
     // ---- consuming

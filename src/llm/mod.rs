@@ -24,8 +24,7 @@ pub use retry::generate;
 pub use sse::{SseError, SseEvent, SseReader};
 
 use crate::config::{ModelConfig, RetryConfig};
-use crate::tools::ToolSpec;
-use crate::types::{FinishReason, Part, Result, ToolCallId, Transcript, Usage};
+use crate::types::{FinishReason, Part, Result, ToolCallId, ToolSpec, Transcript, Usage};
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 use std::sync::atomic::AtomicU32;

@@ -8,5 +8,5 @@ mod schema;
 
 pub use contract::{Invocation, Tool, ToolFailure, ToolOutput};
 pub use host::{Deliver, HostAnswer, HostCall, HostDesk, HostSays};
-pub use registry::{Registered, Registry, Runner, ToolSpec};
+pub use registry::{Registered, Registry, Runner};
 pub use schema::Schema;

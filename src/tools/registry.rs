@@ -2,9 +2,9 @@
 
 use super::{Schema, Tool};
 use crate::config::ToolConfig;
-use crate::types::{Error, Result, Status};
+use crate::types::{Error, Result, Status, ToolSpec};
 use parking_lot::RwLock;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::to_raw_value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -30,18 +30,6 @@ pub enum Runner {
     Host,
     /// The library, or a Rust host.
     Native(Arc<dyn Tool>),
-}
-
-/// A tool as a model is told of it. The schema is encoded once, and its bytes never change, which is what prompt caches
-/// live on.
-#[derive(Clone, Debug)]
-pub struct ToolSpec {
-    /// Its name.
-    pub name: String,
-    /// What it is for.
-    pub description: String,
-    /// JSON Schema of the arguments.
-    pub input_schema: Arc<RawValue>,
 }
 
 impl Registered {

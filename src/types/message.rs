@@ -6,6 +6,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::sync::Arc;
 
 /// One piece of a message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -124,6 +125,18 @@ impl ToolResult {
     pub fn error(content: impl Into<String>) -> Self {
         Self { content: content.into(), is_error: true }
     }
+}
+
+/// A tool as a model is told of it. The schema is encoded once, and its bytes never change, which is what prompt caches
+/// live on.
+#[derive(Clone, Debug)]
+pub struct ToolSpec {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// JSON Schema of the arguments.
+    pub input_schema: Arc<RawValue>,
 }
 
 /// One message of a [`super::Transcript`], as it is listed and stored.

@@ -17,7 +17,7 @@ pub use cancel::Cancel;
 pub use error::{Category, Error, ProviderDetail, Result, Status};
 pub use event::{Envelope, EventBody, RunResult, ToolCallRecord};
 pub use ids::{AgentId, RunId, SessionId, ToolCallId};
-pub use message::{FinishReason, Message, Part, ToolCall, ToolResult};
+pub use message::{FinishReason, Message, Part, ToolCall, ToolResult, ToolSpec};
 pub use time::now_ms;
 pub use transcript::{Mark, Transcript, TranscriptError, View};
 pub use usage::Usage;

@@ -1,0 +1,456 @@
+"""The runtime, and running agents: blocking, streaming, and on asyncio.
+
+Waiting never holds the GIL, and never keeps a signal from being handled: a blocking call waits on the stream's
+descriptor, where Ctrl-C interrupts it. On asyncio one reader on the runtime's inbox serves every stream.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import select
+import threading
+import uuid
+import weakref
+
+from . import _abi
+from ._lib import check, create, descriptor, fetch, lib
+from ._tools import Tool, encode_failure, encode_result
+from .errors import error_of, ParError, StateError
+from .events import Done, Event, Result, typed
+
+#: How long a call waits inside the library before it waits where signals interrupt it. Short answers never leave.
+_PATIENCE_MS = 50
+
+
+def _dumps(value) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class Runtime:
+    """An agent runtime. Use it as a context manager, or call `close`."""
+
+    def __init__(self, config: "dict | None" = None, **keys):
+        text = _dumps({**(config or {}), **keys})
+        self._handle = create(lib.par_runtime_create, _abi.ABI_VERSION, text, len(text))
+        self._pid = os.getpid()
+        self._tools: "dict[str, Tool]" = {}
+        self._agents_with_tools: "set[str]" = set()
+        self._run_ids = itertools.count(1)
+        self._run_prefix = f"py-{uuid.uuid4().hex}-"
+        self._hub = None
+        self._lock = threading.Lock()
+        self._finalizer = weakref.finalize(self, lib.par_runtime_free, self._handle)
+        self._finalizer.atexit = False
+
+    # ---- life
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self, timeout: "float | None" = 10.0) -> bool:
+        """Closes the runtime; false if that goes on in the background after the timeout (seconds, None for ever)."""
+        if self._hub is not None:
+            self._hub.detach()
+        status = check(lib.par_runtime_close, self._handle, _milliseconds(timeout))
+        return status == _abi.OK
+
+    def info(self) -> dict:
+        """Health, counts and bounds."""
+        return json.loads(fetch(lib.par_runtime_info, self._handle)[1])
+
+    # ---- registry
+
+    def register_agent(self, id: str, *, model, system_prompt: "str | None" = None, tools=(), **keys) -> None:
+        """Registers an agent. `tools` are names, or what `@runtime.tool` gave back."""
+        names = [tool.name if isinstance(tool, Tool) else tool for tool in tools]
+        agent = {"id": id, "model": model, "tools": names, **keys}
+        if system_prompt is not None:
+            agent["system_prompt"] = system_prompt
+        text = _dumps(agent)
+        check(lib.par_register_agent, self._handle, text, len(text))
+        if names:
+            self._agents_with_tools.add(id)
+
+    def unregister_agent(self, id: str) -> None:
+        text = id.encode()
+        check(lib.par_unregister_agent, self._handle, text, len(text))
+        self._agents_with_tools.discard(id)
+
+    def tool(self, function=None, **options):
+        """Registers a function as a tool: `@runtime.tool`, or `@runtime.tool(timeout=5, effect="pure")`.
+
+        Options: name, description, input_schema, output_schema, permission, timeout, concurrency_limit, effect.
+        """
+        def register(function):
+            tool = Tool(function, **options)
+            text = _dumps(tool.definition)
+            check(lib.par_register_tool, self._handle, text, len(text))
+            self._tools[tool.name] = tool
+            return tool
+
+        return register if function is None else register(function)
+
+    def unregister_tool(self, tool: "str | Tool") -> None:
+        name = tool.name if isinstance(tool, Tool) else tool
+        check(lib.par_unregister_tool, self._handle, name.encode(), len(name.encode()))
+        self._tools.pop(name, None)
+
+    # ---- methods
+
+    def call(self, method: str, timeout: "float | None" = None, **params):
+        """Calls a method; `call("describe")` lists them all."""
+        name, text = method.encode(), _dumps(params)
+        return json.loads(fetch(lib.par_call, self._handle, name, len(name), text, len(text), _milliseconds(timeout))[1])
+
+    def list(self, kind: str) -> list:
+        """The agents, tools, providers, sessions or runs."""
+        return json.loads(fetch(lib.par_list, self._handle, kind.encode(), len(kind))[1])["items"]
+
+    def run_status(self, run_id: str) -> dict:
+        text = run_id.encode()
+        return json.loads(fetch(lib.par_run_status, self._handle, text, len(text))[1])
+
+    def cancel(self, run_id: str, reason: str = "") -> None:
+        """Cancels a living run."""
+        run_id, reason = run_id.encode(), reason.encode()
+        check(lib.par_run_cancel, self._handle, run_id, len(run_id), reason, len(reason))
+
+    # ---- running
+
+    def invoke(self, agent: str, input, *, timeout: "float | None" = None, **keys) -> Result:
+        """Runs an agent and waits for its result. Tools run on this thread, one after the other."""
+        if agent not in self._agents_with_tools and threading.current_thread() is not threading.main_thread():
+            # Signals reach the main thread alone, so here nothing has to be interruptible.
+            request = _request(agent, input, keys)
+            return Result(json.loads(
+                fetch(lib.par_invoke, self._handle, request, len(request), _milliseconds(timeout))[1]))
+        if timeout is not None:
+            keys["timeout_ms"] = _milliseconds(timeout)
+        with self.invoke_stream(agent, input, **keys) as stream:
+            return stream.result()
+
+    def invoke_stream(self, agent: str, input, **keys) -> "Stream":
+        """Runs an agent and hands out its events as they come."""
+        request = _request(agent, input, keys)
+        return Stream(self, create(lib.par_stream_start, self._handle, request, len(request)))
+
+    async def ainvoke(self, agent: str, input, *, timeout: "float | None" = None, **keys) -> Result:
+        """Runs an agent and awaits its result. Async tools run as tasks, at the same time; others inline."""
+        if timeout is not None:
+            keys["timeout_ms"] = _milliseconds(timeout)
+        async with self.ainvoke_stream(agent, input, **keys) as stream:
+            return await stream.result()
+
+    def ainvoke_stream(self, agent: str, input, **keys) -> "AsyncStream":
+        """Runs an agent and hands out its events as they come: `async for`, best inside `async with`."""
+        hub = self._hub_of(asyncio.get_running_loop())
+        if hub is None:
+            # Another loop reads the inbox; this stream is watched by its own descriptor.
+            request = _request(agent, input, keys)
+            return AsyncStream(self, create(lib.par_stream_start, self._handle, request, len(request)), None, None)
+        run_id = keys.setdefault("run_id", f"{self._run_prefix}{next(self._run_ids)}")
+        request = _request(agent, input, {**keys, "notify": "inbox"})
+        stream = AsyncStream(self, None, hub, run_id)
+        hub.streams[run_id] = stream
+        try:
+            stream._handle = create(lib.par_stream_start, self._handle, request, len(request))
+        except BaseException:
+            del hub.streams[run_id]
+            raise
+        return stream
+
+    def _hub_of(self, loop):
+        with self._lock:
+            if self._hub is None or self._hub.is_free():
+                self._hub = _Hub(self, loop)
+            return self._hub if self._hub.loop is loop else None
+
+    def _answer(self, event: dict) -> None:
+        """Runs a tool on this thread and answers its token."""
+        tool = self._tools.get(event["name"])
+        try:
+            if tool is None:
+                raise LookupError(f"the tool {event['name']!r} was not registered by this process")
+            value = tool.run(event["input"])
+            if tool.is_async:
+                value = asyncio.run(value)
+        except Exception as error:
+            self._fail(event["token"], error)
+        else:
+            self._complete(event["token"], value)
+
+    async def _answer_async(self, event: dict) -> None:
+        try:
+            self._complete(event["token"], await self._tools[event["name"]].run(event["input"]))
+        except Exception as error:
+            self._fail(event["token"], error)
+
+    def _complete(self, token, value):
+        try:
+            text = encode_result(value)
+            check(lib.par_tool_complete, self._handle, token, text, len(text))
+        except StateError:
+            pass  # Stale: the run was cancelled or the deadline passed while the tool ran.
+        except Exception as error:
+            self._fail(token, error)
+
+    def _fail(self, token, error):
+        try:
+            text = encode_failure(error)
+            check(lib.par_tool_fail, self._handle, token, text, len(text))
+        except StateError:
+            pass  # As above.
+
+
+def _milliseconds(seconds: "float | None") -> int:
+    return -1 if seconds is None else max(0, round(seconds * 1000))
+
+
+def _request(agent, input, keys) -> bytes:
+    return _dumps({"agent": agent, "input": input, **keys})
+
+
+def _raise_terminal(raw):
+    kind = raw["type"]
+    if kind == "failed":
+        raise error_of(raw["error"])
+    if kind == "cancelled":
+        raise error_of({"status": _abi.ERR_CANCELLED, "name": "PAR_ERR_CANCELLED", "category": "cancelled",
+                        "message": f"the run was cancelled: {raw['reason']}", "run_id": raw["run_id"]})
+
+
+class _StreamBase:
+    """What both kinds of streams share."""
+
+    def __init__(self, runtime, handle):
+        self._runtime = runtime
+        self._handle = handle
+        self._events = []  # taken, not yet handed out; reversed, so that pop() is the next
+        self._ended = False
+
+    def cancel(self, reason: str = "") -> None:
+        """Ends the run early; its last event still comes."""
+        text = reason.encode()
+        check(lib.par_stream_cancel, self._handle, text, len(text))
+
+    def info(self) -> dict:
+        return json.loads(fetch(lib.par_stream_info, self._handle)[1])
+
+    def _close(self):
+        handle, self._handle = self._handle, None
+        self._ended = True
+        if handle is not None:
+            lib.par_stream_free(handle)
+
+    def __del__(self):
+        handle = getattr(self, "_handle", None)
+        if handle is not None:
+            lib.par_stream_free(handle)
+
+    def _drain(self) -> bool:
+        """Takes everything that waits. False if nothing did."""
+        status, text = fetch(lib.par_stream_drain, self._handle, 0)
+        if status == 0:
+            events = json.loads(text)
+            events.reverse()
+            self._events = events
+            return True
+        if status == _abi.END:
+            self._ended = True
+        return False
+
+    def _result(self) -> Result:
+        return Result(json.loads(fetch(lib.par_stream_result, self._handle)[1]))
+
+
+class Stream(_StreamBase):
+    """The events of a run, as an iterator. Host tools are run by whoever iterates. Leaving the `with` frees the run."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Frees the stream; a run that lives is cancelled."""
+        self._close()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> Event:
+        while True:
+            while self._events:
+                raw = self._events.pop()
+                kind = raw["type"]
+                if kind == "tool_call":
+                    self._runtime._answer(raw)
+                elif kind in ("failed", "cancelled"):
+                    _raise_terminal(raw)
+                else:
+                    return typed(raw)
+            if self._ended or self._handle is None:
+                raise StopIteration
+            if not self._drain() and not self._ended:
+                self._wait()
+
+    def result(self) -> Result:
+        """The result; reads the stream to its end, running tools, if that was not done yet."""
+        while not self._ended:
+            if not self._drain():
+                if not self._ended:
+                    self._wait()
+                continue
+            while self._events:
+                raw = self._events.pop()
+                if raw["type"] == "tool_call":
+                    self._runtime._answer(raw)
+                elif raw["type"] in ("completed", "failed", "cancelled"):
+                    return self._result()
+        return self._result()
+
+    def _wait(self):
+        """Waits for something to take. Long waits are on the descriptor: Ctrl-C ends them."""
+        status, text = fetch(lib.par_stream_wait, self._handle, _PATIENCE_MS)
+        if status == 0:
+            self._events = [json.loads(text)]
+        elif status == _abi.END:
+            self._ended = True
+        elif status == _abi.TIMEOUT:
+            poll = select.poll()
+            poll.register(descriptor(lib.par_stream_fd, self._handle), select.POLLIN)
+            poll.poll()
+
+
+class AsyncStream(_StreamBase):
+    """The events of a run, as an async iterator."""
+
+    def __init__(self, runtime, handle, hub, run_id):
+        super().__init__(runtime, handle)
+        self._hub, self._run_id = hub, run_id
+        self._loop = asyncio.get_running_loop()
+        self._waiter = None
+        self._ready = False
+        self._tasks = set()
+        if hub is None:
+            self._fd = descriptor(lib.par_stream_fd, handle)
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Frees the stream; a run that lives is cancelled, and so are its async tools."""
+        if self._hub is not None:
+            self._hub.streams.pop(self._run_id, None)
+        for task in self._tasks:
+            task.cancel()
+        self._close()
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self) -> Event:
+        while True:
+            while self._events:
+                raw = self._events.pop()
+                kind = raw["type"]
+                if kind == "tool_call":
+                    self._start_tool(raw)
+                elif kind in ("failed", "cancelled"):
+                    _raise_terminal(raw)
+                else:
+                    return typed(raw)
+            if self._ended or self._handle is None:
+                raise StopAsyncIteration
+            self._ready = False
+            if not self._drain() and not self._ended:
+                await self._wait()
+
+    async def result(self) -> Result:
+        """The result; reads the stream to its end, running tools, if that was not done yet."""
+        while not self._ended:
+            self._ready = False
+            if not self._drain():
+                if not self._ended:
+                    await self._wait()
+                continue
+            while self._events:
+                raw = self._events.pop()
+                if raw["type"] == "tool_call":
+                    self._start_tool(raw)
+                elif raw["type"] in ("completed", "failed", "cancelled"):
+                    return self._result()
+        return self._result()
+
+    def _start_tool(self, event):
+        tool = self._runtime._tools.get(event["name"])
+        if tool is not None and tool.is_async:
+            task = self._loop.create_task(self._runtime._answer_async(event))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._runtime._answer(event)
+
+    async def _wait(self):
+        if self._ready:
+            return
+        self._waiter = self._loop.create_future()
+        if self._hub is None:
+            self._loop.add_reader(self._fd, self._announce)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            if self._hub is None:
+                self._loop.remove_reader(self._fd)
+
+    def _announce(self):
+        """There is something to drain."""
+        self._ready = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class _Hub:
+    """Reads the runtime's inbox on one event loop and wakes the streams that are ready."""
+
+    def __init__(self, runtime, loop):
+        self.loop = loop
+        self.streams: "dict[str, AsyncStream]" = {}
+        self._runtime = weakref.ref(runtime)
+        self._handle = runtime._handle
+        self._fd = descriptor(lib.par_inbox_fd, self._handle)
+        loop.add_reader(self._fd, self._on_inbox)
+
+    def is_free(self) -> bool:
+        """Whether another loop may take over."""
+        return self.loop.is_closed()
+
+    def detach(self):
+        if not self.loop.is_closed():
+            try:
+                self.loop.call_soon_threadsafe(self.loop.remove_reader, self._fd)
+            except RuntimeError:
+                pass  # The loop was closed meanwhile.
+
+    def _on_inbox(self):
+        try:
+            status, text = fetch(lib.par_inbox_drain, self._handle, 0)
+        except ParError:
+            self.loop.remove_reader(self._fd)
+            return
+        if status == _abi.END:
+            self.loop.remove_reader(self._fd)
+        elif status == 0:
+            for message in json.loads(text):
+                stream = self.streams.get(message.get("run_id"))
+                if stream is not None:
+                    stream._announce()

@@ -1,0 +1,84 @@
+//! The binary and the header: what C programs are linked against.
+#![allow(unsafe_code, reason = "one call of the C ABI")]
+
+use pretty_assertions::assert_eq;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[path = "../build.rs"]
+#[allow(dead_code, reason = "the generator alone is used")]
+mod generator;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The shared library that was built with this test.
+fn library() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let deps = test.parent().unwrap();
+    [deps.join("libpar.so"), deps.parent().unwrap().join("libpar.so")]
+        .into_iter()
+        .find(|path| path.exists())
+        .expect("libpar.so beside the test")
+}
+
+fn output(program: &str, arguments: &[&str]) -> String {
+    let output =
+        Command::new(program).args(arguments).arg(library()).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    assert!(output.status.success(), "{program} {arguments:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_header_is_what_the_sources_say() {
+    let generated = generator::header(root()).unwrap();
+    assert_eq!(fs::read_to_string(root().join("include/par_ffi.h")).unwrap(), generated, "run `make header`");
+}
+
+#[test]
+fn the_symbols_are_the_published_ones_and_those_of_the_header() {
+    let exported: BTreeSet<String> = output("nm", &["-D", "--defined-only"])
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(2))
+        .map(|symbol| symbol.split('@').next().unwrap().to_owned())
+        .collect();
+    let listed = fs::read_to_string(root().join("tests/abi/symbols.txt")).unwrap();
+    let listed: BTreeSet<String> = listed.lines().map(str::to_owned).collect();
+    assert_eq!(exported, listed, "tests/abi/symbols.txt lists what may be exported: add, never remove");
+    let abi: Value = serde_json::from_str(&fs::read_to_string(root().join("include/par.abi.json")).unwrap()).unwrap();
+    let declared: BTreeSet<String> =
+        abi["functions"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(exported, declared, "run `make header`");
+}
+
+#[test]
+fn the_library_has_its_name_and_stays_loaded() {
+    let dynamic = output("readelf", &["-d"]);
+    assert!(dynamic.contains("[libpar.so.0.1]"), "{dynamic}");
+    assert!(dynamic.contains("NODELETE"), "{dynamic}");
+    let needed: Vec<&str> =
+        dynamic.lines().filter(|l| l.contains("NEEDED")).map(|l| l.rsplit('[').next().unwrap()).collect();
+    for library in &needed {
+        let known = ["libc.so", "libm.so", "libgcc_s.so", "ld-linux", "libpthread.so", "libdl.so"];
+        assert!(known.iter().any(|name| library.starts_with(name)), "unexpected dependency: {library} in {needed:?}");
+    }
+    let segments = output("readelf", &["-lW"]);
+    let stack = segments.lines().find(|line| line.contains("GNU_STACK")).unwrap();
+    assert!(!stack.contains("RWE"), "an executable stack: {stack}");
+    assert!(segments.contains("GNU_RELRO"), "{segments}");
+}
+
+#[test]
+fn every_version_is_the_same() {
+    let header = fs::read_to_string(root().join("include/par_ffi.h")).unwrap();
+    assert!(header.contains(&format!("#define PAR_ABI_VERSION {:#010x}u", par::ffi::par_abi_version())));
+    // SAFETY: static and NUL-terminated.
+    let version = unsafe { std::ffi::CStr::from_ptr(par::ffi::par_version()) };
+    assert_eq!(version.to_str().unwrap(), env!("CARGO_PKG_VERSION"));
+    let python = fs::read_to_string(root().join("bindings/python/pyproject.toml")).unwrap();
+    assert!(python.contains(&format!("version = {:?}", env!("CARGO_PKG_VERSION"))));
+}
