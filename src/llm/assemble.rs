@@ -113,9 +113,12 @@ impl<'a> Assembler<'a> {
         }
     }
 
-    /// Why the model stopped, as far as it was told. The last word counts.
+    /// Why the model stopped, as far as it was told. The last word counts, but a refusal stays one: its stream ends with
+    /// an ordinary stop.
     pub fn finish(&mut self, reason: FinishReason) {
-        self.finish_reason = Some(reason);
+        if self.finish_reason != Some(FinishReason::Refusal) {
+            self.finish_reason = Some(reason);
+        }
     }
 
     /// Whether the model said that it stopped.

@@ -91,9 +91,7 @@ pub fn connection_error(provider: &str, url: &str, error: &reqwest::Error) -> Er
     let cause = chain(error);
     let (message, hint) = if error.is_connect() && cause.contains("dns error") {
         (format!("the host of {url} cannot be resolved"), "check base_url and the machine's DNS")
-    } else if error.is_connect()
-        && (cause.contains("certificate") || cause.contains("tls") || cause.contains("handshake"))
-    {
+    } else if is_tls(error) {
         (format!("no trusted TLS connection to {url}"), "check base_url, the server's certificate, and SSL_CERT_FILE")
     } else if error.is_connect() && error.is_timeout() {
         (format!("connecting to {url} took too long"), "check base_url, or raise timeouts.connect_ms")
@@ -106,6 +104,15 @@ pub fn connection_error(provider: &str, url: &str, error: &reqwest::Error) -> Er
         .with_hint(hint)
         .with_code("network")
         .with_provider(crate::types::ProviderDetail { provider: provider.to_owned(), ..Default::default() })
+}
+
+/// Whether TLS is what failed: rustls reports through I/O errors, which may be wrapped in each other.
+fn is_tls(error: &reqwest::Error) -> bool {
+    fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+        error.is::<rustls::Error>() || wrapped.is_some_and(|inner| is_tls(inner)) || error.source().is_some_and(is_tls)
+    }
+    is_tls(error)
 }
 
 /// An error with its causes, without the URL, which may be long.

@@ -179,7 +179,10 @@ impl OpenAiChat {
                 };
                 match decode(&event.data, &self.name, &mut assembler, sink) {
                     Frame::Taken => {}
-                    Frame::Done => return Ok(assembler.into_answer(sink)),
+                    Frame::Done => {
+                        finish_reading(&mut response).await;
+                        return Ok(assembler.into_answer(sink));
+                    }
                     Frame::Malformed => {
                         malformed += 1;
                         tell_malformed(&event.data, malformed, sink);
@@ -331,6 +334,13 @@ impl Provider for OpenAiChat {
     ) -> BoxFuture<'a, Result<ModelAnswer>> {
         Box::pin(self.request(request, sink))
     }
+}
+
+/// After the last word there is only the end of the body. A connection whose body was read to its end is used again, which
+/// saves the next request a handshake; but no server's dawdling is worth more than a moment.
+async fn finish_reading(response: &mut reqwest::Response) {
+    let rest = async { while let Ok(Some(_)) = response.chunk().await {} };
+    let _ = timeout(Duration::from_millis(10), rest).await;
 }
 
 /// A stream of nothing but malformed frames must not flood the host: the first few are told.

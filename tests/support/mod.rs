@@ -1,0 +1,21 @@
+//! What the integration tests share (`mod support;`): an HTTP server that misbehaves on demand, and the bodies an
+//! OpenAI-compatible server would send.
+//!
+//! ```ignore
+//! let server = FakeServer::start([
+//!     Reply::status(429).retry_after_seconds(1).body("slow down"),
+//!     Reply::sse(openai::text_chunks(["Hel", "lo"], openai::usage(3, 2))).split_every(1),
+//! ]);
+//! let config = json!({"type": "openai", "base_url": server.base_url(), "api_key": "k"});
+//! // … run the agent …
+//! assert_eq!(server.requests()[1].body["messages"][0]["role"], "system");
+//! ```
+#![allow(dead_code, unused_imports, reason = "each test uses its part")]
+
+pub mod client;
+pub mod openai;
+mod reply;
+mod server;
+
+pub use reply::Reply;
+pub use server::{FakeServer, Request};
