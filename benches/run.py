@@ -2,7 +2,8 @@
 """Measures libpar against bare reqwest and a raw socket, and prints one table: `benches/run.py --lib-dir target/release`.
 
 The model server has one core and each client the other. Rounds are interleaved, so that what else the machine does
-falls on all alike; figures are medians of the rounds, and a ratio is the median of each round's. README.md says what each row means. Standard library only.
+falls on all alike; figures are medians of the rounds, a ratio is the median of the rounds' own. README.md says what each
+row means. Standard library only.
 """
 import argparse
 import json

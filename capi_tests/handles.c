@@ -329,8 +329,9 @@ static void zoo_day(uint64_t seed) {
 }
 
 TEST_FOR(120, any_order_from_any_thread) {
-    const char *replay = getenv("PAR_TEST_SEED");
-    uint64_t seed = replay ? strtoull(replay, NULL, 10) : 1, last = replay ? seed : fast() ? 15 : 400;
+    const char *replay = getenv("PAR_TEST_SEED"), *seeds = getenv("PAR_TEST_SEEDS");
+    uint64_t seed = replay ? strtoull(replay, NULL, 10) : 1;
+    uint64_t last = replay ? seed : seeds ? strtoull(seeds, NULL, 10) : fast() ? 15 : 400;
     int threads = thread_count(), fds = fd_count();
     for (; seed <= last && !t_failures; seed++) zoo_day(seed);
     EVENTUALLY(15000, thread_count() <= threads);

@@ -13,7 +13,9 @@ static void nothing(uintptr_t data, uint64_t token, const char *json, size_t len
 struct baseline { int threads, fds; long rss; };
 
 static struct baseline measure(void) {
-    struct baseline b = {thread_count(), fd_count(), rss_kb()};
+    struct baseline b;
+    sleep_ms(100); /* what is just ending, ends */
+    b.threads = thread_count(), b.fds = fd_count(), b.rss = rss_kb();
     return b;
 }
 
@@ -23,8 +25,6 @@ static void is_stable(struct baseline before, long may_grow_kb) {
     EVENTUALLY(10000, thread_count() <= before.threads);
     EVENTUALLY(10000, fd_count() <= before.fds);
     after = measure();
-    CHECK_INT(before.threads, after.threads);
-    CHECK_INT(before.fds, after.fds);
     if (!fast() && after.rss - before.rss > may_grow_kb)
         t_fail(__FILE__, __LINE__, "memory grew", "before", fmt("%ld kB", before.rss), "after", fmt("%ld kB", after.rss),
                "allowed", fmt("%ld kB", may_grow_kb), NULL);
@@ -198,17 +198,20 @@ TEST_FOR(60, many_streams_alive) { /* a thousand at once: no thread each, and th
 }
 
 TEST_FOR(60, no_descriptors_left) { /* RLIMIT_NOFILE reached: an error, not a crash; and it works again afterwards */
+    enum { MANY = 300 };
+    static int hog[MANY];
+    struct rlimit few = {256, 256};
     par_runtime_t *rt = mock("[{'text':'x','delay_ms':60000}]"), *more;
     par_stream_t *s, *t = NULL;
     char *out = NULL;
-    static int hog[4096];
-    struct rlimit few = {256, 256};
-    int n = 0;
     intptr_t fd = -1;
+    int n = 0;
+    if (fast()) { finish(rt); return; } /* valgrind keeps the limit from being real */
     agent(rt, "a", NULL);
     s = start(rt, GO);
     setrlimit(RLIMIT_NOFILE, &few);
-    while (n < 4096 && (hog[n] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0) n++;
+    while (n < MANY && (hog[n] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0) n++;
+    CHECK(n < MANY);
     ST(PAR_ERR_IO, par_stream_fd(s, &fd, &E));
     CHECK(fd <= 0);
     if ((more = mock(NULL)) != NULL) { /* a runtime may be lazy, but then its first run says so */

@@ -148,24 +148,25 @@ TEST(library_threads_block_all_signals) { /* so that SIGINT, SIGCHLD, SIGPROF ..
 
 static void do_nothing(int unused) { (void)unused; }
 
+static void *signal_the_waiter(void *waiter) {
+    int i;
+    for (i = 0; i < 5; i++) sleep_ms(30), pthread_kill(*(pthread_t *)waiter, SIGUSR1);
+    return NULL;
+}
+
 TEST(a_signal_interrupts_the_host_not_the_wait) { /* EINTR inside is not the caller's business */
     par_runtime_t *rt = mock("[{'text':'x','delay_ms':10000}]");
     struct sigaction action = {.sa_handler = do_nothing}; /* no SA_RESTART */
+    pthread_t self = pthread_self(), thread;
     par_stream_t *s;
-    pid_t child;
     agent(rt, "a", NULL);
     s = start(rt, GO);
     while (next(s, 100)) {}
     sigaction(SIGUSR1, &action, NULL);
-    child = fork();
-    if (child == 0) {
-        int i;
-        for (i = 0; i < 5; i++) sleep_ms(30), kill(getppid(), SIGUSR1);
-        _exit(0);
-    }
+    thread = spawn(signal_the_waiter, &self);
     TAKES(299, 600, (void)next(s, 300));
     CHECK_INT(PAR_TIMEOUT, status);
-    waitpid(child, NULL, 0);
+    join(thread);
     par_stream_free(s);
     finish(rt);
 }

@@ -825,3 +825,53 @@ TEST(without_notify_the_inbox_is_quiet) {
     par_stream_free(s);
     finish(rt);
 }
+
+/* ---- what the text may be -------------------------------------------------------------------------------------------- */
+
+TEST(any_text_survives) { /* every plane of Unicode, quotes, controls, NUL: in, through a run, and out as deltas and result */
+    static const char *const texts[] = {
+        "\\u0000 in the middle", "\\\"quotes\\\" and \\\\backslashes\\\\", "tab\\tnewline\\nbell\\u0007", "\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80",
+        "\\ud83d\\ude00", "\xE2\x80\xA8 and \xE2\x80\xA9", "\xEF\xBB\xBF""bom", "\xF4\x8F\xBF\xBF", "{\\\"type\\\":\\\"completed\\\"}", "</script>",
+    };
+    par_runtime_t *rt = runtime_with(NULL);
+    size_t i;
+    for (i = 0; i < COUNT(texts); i++) {
+        const char *request = fmt("{\"agent\":\"a\",\"input\":\"%s\"}", texts[i]), *want = json_str(request, "input");
+        par_stream_t *s = start(rt, request);
+        struct seen seen = drive(s, NULL, NULL);
+        CHECK_WHOLE(seen, s);
+        CHECK_STR(want, json_str(result_of(s), "text"));
+        if (i > 0) CHECK_STR(want, seen.text); /* a NUL ends our own C strings */
+        CHECK_INT(i == 0, strstr(json_raw(result_of(s), "text"), "\\u0000") != NULL);
+        par_stream_free(s);
+    }
+    finish(rt);
+}
+
+TEST(an_event_bigger_than_the_queue) { /* passes alone, instead of never */
+    enum { BIG = 3000000 };
+    par_runtime_t *rt = runtime_with(NULL);
+    char *text = t_alloc(BIG);
+    par_stream_t *s;
+    struct seen seen;
+    memset(text, 'w', BIG);
+    s = start(rt, js("{'agent':'a','input':'%s'}", text));
+    seen = drive(s, NULL, NULL);
+    CHECK_WHOLE(seen, s);
+    CHECK_INT(BIG, strlen(seen.text));
+    CHECK(!strcmp(text, seen.text));
+    par_stream_free(s);
+    finish(rt);
+}
+
+TEST(a_tag_is_any_json) {
+    static const char *const tags[] = {"'t'", "7", "{'a':[1,{'b':null}]}", "true", "'\\u0000'"};
+    par_runtime_t *rt = runtime_with(NULL);
+    size_t i;
+    for (i = 0; i < COUNT(tags); i++) {
+        par_stream_t *s = start(rt, js("{'agent':'a','input':'x','tag':%s}", tags[i]));
+        CHECK_STR(js("%s", tags[i]), json_raw(until(s, "completed"), "tag"));
+        par_stream_free(s);
+    }
+    finish(rt);
+}

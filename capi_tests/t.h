@@ -8,7 +8,7 @@
  * JSON is written with single quotes: js("{'agent':'%s'}", id). Texts returned by the helpers live until the test ends.
  * The last line of every program is exactly "N passed, N failed". `./stream wake` runs the tests whose name has "wake";
  * PAR_TEST_FAST=1 cuts the long loops (valgrind, sanitizers); PAR_TEST_SECONDS=n is every test's limit; PAR_TEST_SEED=n
- * replays one random case; PAR_TEST_IN_PROCESS=1 does not fork (debuggers). */
+ * replays one random case, PAR_TEST_SEEDS=n runs that many; PAR_TEST_IN_PROCESS=1 does not fork (debuggers). */
 #ifndef PAR_TEST_H
 #define PAR_TEST_H
 

@@ -546,3 +546,85 @@ TEST(a_blocked_invoke_is_cancelled_from_another_thread) {
     CHECK(message != NULL); /* the host is told that nobody wants the answer any more */
     finish(server.rt);
 }
+
+/* ---- the other keys of a tool ------------------------------------------------------------------------------------------ */
+
+TEST(output_schema) { /* a result that does not fit is the host's mistake: the model is told, the run goes on */
+    par_runtime_t *rt = adding("[{'tool_calls':[{'id':'c1','name':'add','input':{'a':1,'b':2}}]},{'text':'ok'}]", ",'output_schema':{'type':'integer'}");
+    par_stream_t *s = start(rt, GO);
+    ST(PAR_OK, complete(rt, token_of(until(s, "tool_call")), "3"));
+    CHECK_STR("false", json_raw(until(s, "tool_result"), "is_error"));
+    par_stream_free(s);
+    s = start(rt, GO);
+    complete(rt, token_of(until(s, "tool_call")), "\"three\"");
+    CHECK_STR("true", json_raw(until(s, "tool_result"), "is_error"));
+    completed(s, NULL, NULL);
+    par_stream_free(s);
+    finish(rt);
+}
+
+TEST(concurrency_limit_over_all_runs) {
+    par_runtime_t *rt = adding(CALLS_ADD, ",'concurrency_limit':1");
+    par_stream_t *s = start(rt, GO), *t;
+    uint64_t token = token_of(until(s, "tool_call"));
+    const char *event;
+    t = start(rt, GO);
+    while ((event = next(t, 100)) != NULL) CHECK(!is(event, "tool_call"));
+    ST(PAR_OK, complete(rt, token, "3"));
+    ST(PAR_OK, complete(rt, token_of(until(t, "tool_call")), "3"));
+    completed(s, NULL, NULL);
+    completed(t, NULL, NULL);
+    par_stream_free(s);
+    par_stream_free(t);
+    finish(rt);
+}
+
+TEST(a_waiting_call_is_cancelled_too) { /* one that waits for its turn under a concurrency limit */
+    par_runtime_t *rt = adding(CALLS_ADD, ",'concurrency_limit':1");
+    par_stream_t *s = start(rt, GO), *t;
+    struct seen seen;
+    until(s, "tool_call");
+    t = start(rt, GO);
+    until(t, "usage_update"); /* its turn is over: now it waits */
+    ST(PAR_OK, par_stream_cancel(t, NULL, 0, &E));
+    seen = drive(t, NULL, NULL);
+    CHECK_WHOLE(seen, t);
+    CHECK(is(seen.terminal, "cancelled"));
+    par_stream_free(t);
+    par_stream_free(s); /* its token goes stale, and the place is free again */
+    s = start(rt, GO);
+    ST(PAR_OK, complete(rt, token_of(until(s, "tool_call")), "3"));
+    completed(s, NULL, NULL);
+    par_stream_free(s);
+    finish(rt);
+}
+
+TEST(unregistered_while_in_use) { /* the run keeps what it began with; a new agent cannot have it */
+    par_runtime_t *rt = adding(CALLS_ADD, NULL);
+    par_stream_t *s = start(rt, GO);
+    uint64_t token = token_of(until(s, "tool_call"));
+    ST(PAR_OK, par_unregister_tool(rt, "add", PAR_NTS, &E));
+    ST(PAR_OK, par_unregister_agent(rt, "a", PAR_NTS, &E));
+    ST(PAR_ERR_NOT_FOUND, par_register_agent(rt, js("{'id':'b','model':'mock/m','tools':['add']}"), PAR_NTS, &E));
+    ST(PAR_OK, complete(rt, token, "3"));
+    completed(s, NULL, NULL);
+    par_stream_free(s);
+    finish(rt);
+}
+
+TEST(a_flood_of_progress) { /* is slowed down or taken, and never lost to the answer behind it */
+    par_runtime_t *rt = adding(CALLS_ADD, NULL);
+    par_stream_t *s = start(rt, GO);
+    uint64_t token = token_of(until(s, "tool_call"));
+    int i, refused = 0;
+    for (i = 0; i < 5000; i++) {
+        par_status_t st = par_tool_progress(rt, token, "1", 1, NULL);
+        if (st == PAR_ERR_LIMIT) refused++;
+        else CHECK_INT(PAR_OK, st);
+    }
+    CHECK(refused < 5000);
+    ST(PAR_OK, complete(rt, token, "3"));
+    CHECK_STR("The sum is 3.", completed(s, NULL, NULL).text);
+    par_stream_free(s);
+    finish(rt);
+}

@@ -17,6 +17,7 @@
 //! [`types`], [`config`], [`store`], then [`events`], [`tools`] and [`llm`], [`agent`], [`runtime`], and the C boundary.
 
 #![deny(missing_docs, unsafe_op_in_unsafe_fn)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod agent;
 pub mod config;

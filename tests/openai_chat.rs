@@ -133,11 +133,13 @@ fn parallel_calls_are_answered_in_call_order() {
     assert_eq!(server.requests()[0].body["tools"][0]["function"]["name"], "add");
 }
 
-/// Each case: the deltas a server really sends, and the calls they must make: (id or "", arguments).
+/// The name of a case, the chunks a server really sends, and the calls they must make: id, or "" for any, and input.
+type AssemblyCase = (&'static str, Vec<String>, Vec<(&'static str, Value)>);
+
 #[test]
 fn calls_assemble_as_servers_send_them() {
     let call = |value: Value| openai::chunk(json!({"tool_calls": [value]}), None);
-    let cases: Vec<(&str, Vec<String>, Vec<(&str, Value)>)> = vec![
+    let cases: Vec<AssemblyCase> = vec![
         (
             "no index, whole arguments (old Ollama)",
             vec![

@@ -70,7 +70,7 @@ fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (ModelAnswer, Told) {
     let (mut reader, mut told) = (SseReader::new(), Told::default());
     for piece in pieces {
         reader.push(piece);
-        while let Some(event) = reader.next().unwrap() {
+        while let Some(event) = reader.next_event().unwrap() {
             let frame = decode(&event.data, "recorded", &mut assembler, &mut told);
             assert!(matches!(frame, Frame::Taken | Frame::Done), "{frame:?}: {}", event.data);
         }

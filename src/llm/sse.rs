@@ -66,7 +66,7 @@ impl SseReader {
     }
 
     /// The next whole event.
-    pub fn next(&mut self) -> Result<Option<SseEvent<'_>>, SseError> {
+    pub fn next_event(&mut self) -> Result<Option<SseEvent<'_>>, SseError> {
         loop {
             match self.next_line() {
                 Line::Found(start, end) if start == end => {
@@ -234,7 +234,7 @@ mod tests {
         let mut events = Vec::new();
         for piece in pieces {
             reader.push(piece);
-            while let Some(event) = reader.next().unwrap() {
+            while let Some(event) = reader.next_event().unwrap() {
                 events.push((event.name.into_owned(), event.data.into_owned()));
             }
         }
@@ -286,7 +286,7 @@ mod tests {
         let block = vec![b'x'; 1 << 20];
         let refused = (0..20).find_map(|_| {
             reader.push(&block);
-            reader.next().err()
+            reader.next_event().err()
         });
         assert_eq!(refused, Some(SseError::TooLarge));
     }

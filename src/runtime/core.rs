@@ -359,7 +359,7 @@ impl Runtime {
                 "cancelled": count(&core.metrics.runs_cancelled),
             },
             "tasks": core.scope.len(),
-            "host_calls_open": core.desk.len(),
+            "host_calls_open": core.desk.waiting(),
             "inbox": {"queued": inbox_queued, "dropped": inbox_dropped},
             "callbacks": {"queued": core.callbacks.queued()},
             "limits": core.limits(),

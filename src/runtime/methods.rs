@@ -74,7 +74,7 @@ impl Runtime {
     pub fn call(&self, method: &str, params: &str, timeout: Option<Duration>) -> Answer {
         let call = self.check_call(method, params)?;
         let runtime = self.clone();
-        let answer = self.core().drivers.block_on(&self.core().log, |_| async move {
+        self.core().drivers.block_on(&self.core().log, |_| async move {
             let work = runtime.answer(call);
             match timeout {
                 None => work.await,
@@ -82,8 +82,7 @@ impl Runtime {
                     Err(Error::new(Status::Deadline, "the method did not end within its time").with_retryable(true))
                 }),
             }
-        })?;
-        answer
+        })?
     }
 
     /// Starts a method: a stream of one terminal event.

@@ -83,7 +83,7 @@ impl HostDesk {
     }
 
     /// How many calls wait.
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.open.lock().len()
     }
 
@@ -148,14 +148,12 @@ impl HostCall {
 
     /// Waits for the next word of the host. Notes sent before the answer come before it. Cancel safe.
     pub async fn next(&mut self) -> HostSays {
-        loop {
-            tokio::select! {
-                biased;
-                Some(note) = self.notes.recv() => return HostSays::Progress(note),
-                answer = &mut self.answered => return HostSays::Answer(answer.unwrap_or_else(|_| {
-                    HostAnswer::Fail(ToolFailure::new("the host dropped the call"))
-                })),
-            }
+        tokio::select! {
+            biased;
+            Some(note) = self.notes.recv() => HostSays::Progress(note),
+            answer = &mut self.answered => HostSays::Answer(answer.unwrap_or_else(|_| {
+                HostAnswer::Fail(ToolFailure::new("the host dropped the call"))
+            })),
         }
     }
 }
@@ -195,7 +193,7 @@ mod tests {
         let token = call.token();
         drop(call);
         assert_eq!(desk.progress(token, json("1")).unwrap_err().status(), Status::StaleToken);
-        assert_eq!(desk.len(), 0);
+        assert_eq!(desk.waiting(), 0);
     }
 
     #[test]

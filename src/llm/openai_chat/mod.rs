@@ -172,7 +172,7 @@ impl OpenAiChat {
             };
             reader.push(&chunk);
             loop {
-                let event = match reader.next() {
+                let event = match reader.next_event() {
                     Ok(Some(event)) => event,
                     Ok(None) => break,
                     Err(_) => return Err(self.oversized("one line of the stream")),

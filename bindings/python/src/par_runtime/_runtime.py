@@ -302,16 +302,14 @@ class Stream(_StreamBase):
     def result(self) -> Result:
         """The result; reads the stream to its end, running tools, if that was not done yet."""
         while not self._ended:
-            if not self._drain():
-                if not self._ended:
-                    self._wait()
-                continue
             while self._events:
                 raw = self._events.pop()
                 if raw["type"] == "tool_call":
                     self._runtime._answer(raw)
                 elif raw["type"] in ("completed", "failed", "cancelled"):
                     return self._result()
+            if not self._drain() and not self._ended:
+                self._wait()
         return self._result()
 
     def _wait(self):
@@ -377,17 +375,15 @@ class AsyncStream(_StreamBase):
     async def result(self) -> Result:
         """The result; reads the stream to its end, running tools, if that was not done yet."""
         while not self._ended:
-            self._ready = False
-            if not self._drain():
-                if not self._ended:
-                    await self._wait()
-                continue
             while self._events:
                 raw = self._events.pop()
                 if raw["type"] == "tool_call":
                     self._start_tool(raw)
                 elif raw["type"] in ("completed", "failed", "cancelled"):
                     return self._result()
+            self._ready = False
+            if not self._drain() and not self._ended:
+                await self._wait()
         return self._result()
 
     def _start_tool(self, event):

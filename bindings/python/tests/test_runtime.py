@@ -1,0 +1,375 @@
+"""The Python door: everything runs on the scripted provider inside the library."""
+
+import asyncio
+import dataclasses
+import enum
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import typing
+
+import pytest
+
+import par_runtime as par
+from par_runtime import _lib
+from par_runtime._lib import fetch, lib
+
+
+def scripted(*turns, **config):
+    return par.Runtime({"llm_providers": {"mock": {"type": "mock", "turns": list(turns)}}, **config})
+
+
+def echoing():
+    rt = par.Runtime()
+    rt.register_agent("echo", model="mock/echo")
+    return rt
+
+
+ADDING = [
+    {"reasoning": "I should add.", "tool_calls": [{"id": "c1", "name": "add", "input": {"a": 1, "b": 2}}]},
+    {"expect": {"last_message_contains": "3"}, "text": "The sum is 3.", "usage": {"input_tokens": 5, "output_tokens": 4}},
+]
+
+
+def adding():
+    rt = scripted(*ADDING)
+
+    @rt.tool
+    def add(a: int, b: int) -> int:
+        "Adds two numbers."
+        return a + b
+
+    rt.register_agent("adder", model="mock/m", tools=[add])
+    return rt
+
+
+def test_invoke_gives_a_result():
+    with echoing() as rt:
+        result = rt.invoke("echo", "Grüße 🎉")
+    assert (result.text, str(result), result.finish_reason, result.iterations) == ("Grüße 🎉", "Grüße 🎉", "stop", 1)
+
+
+def test_a_stream_yields_typed_events_and_runs_tools():
+    with adding() as rt:
+        events = list(rt.invoke_stream("adder", "1 + 2?"))
+    kinds = [type(event) for event in events if type(event) is not par.Event]
+    assert kinds == [par.ReasoningDelta] * 3 + [par.ToolCallStart] + [par.ToolCallDelta] * 2 + [par.UsageUpdate, par.ToolResult] + [
+        par.TextDelta] * 4 + [par.UsageUpdate, par.Done]
+    assert "".join(event.text for event in events if isinstance(event, par.TextDelta)) == "The sum is 3."
+    assert events[-1].text == "The sum is 3." and events[-1].finish_reason == "stop"
+    seqs = [event.seq for event in events]
+    assert seqs == sorted(set(seqs)) and len(set(range(1, seqs[-1] + 1)) - set(seqs)) == 1  # the tool_call is answered for us
+
+
+def test_a_tool_call_that_comes_alone_is_not_lost():
+    slow = [{**turn, "delay_ms": 2} for turn in ADDING]  # each event arrives by itself
+    with scripted(*slow) as rt:
+        @rt.tool(timeout=5)
+        def add(a: int, b: int) -> int:
+            return a + b
+
+        rt.register_agent("adder", model="mock/m", tools=[add])
+        for _ in range(20):
+            assert rt.invoke("adder", "go").text == "The sum is 3."
+
+
+def test_invoke_runs_tools_on_the_calling_thread():
+    seen = []
+    rt = scripted(*ADDING)
+
+    @rt.tool(effect="pure", timeout=5)
+    def add(a: int, b: int):
+        seen.append(threading.current_thread())
+        return a + b
+
+    rt.register_agent("adder", model="mock/m", tools=["add"])
+    for run in (rt.invoke, lambda *a: in_thread(rt.invoke, *a)):
+        assert run("adder", "go").text == "The sum is 3."
+    assert seen[0] is threading.main_thread() and seen[1] is not threading.main_thread()
+    rt.close()
+
+
+def in_thread(function, *arguments):
+    box = []
+    thread = threading.Thread(target=lambda: box.append(function(*arguments)))
+    thread.start()
+    thread.join(20)
+    return box[0]
+
+
+def test_a_tools_exception_is_told_to_the_model():
+    with scripted(
+        {"tool_calls": [{"name": "weather", "input": {"city": "Nowhere"}}]},
+        {"expect": {"last_message_contains": "[LookupError]: no such city"}, "text": "Sorry."},
+    ) as rt:
+        @rt.tool
+        def weather(city: str) -> str:
+            raise LookupError("no such city")
+
+        rt.register_agent("a", model="mock/m", tools=[weather])
+        assert rt.invoke("a", "?").text == "Sorry."
+
+
+class Unit(enum.Enum):
+    METER = "m"
+    FOOT = "ft"
+
+
+@dataclasses.dataclass
+class Point:
+    x: float
+    y: float = 0.0
+
+
+def test_the_schema_comes_from_the_hints():
+    with par.Runtime() as rt:
+        @rt.tool
+        def measure(
+            name: typing.Annotated[str, "what to measure"], unit: Unit, at: Point, tags: list[str], depth: int | None = None,
+            mode: typing.Literal["fast", "exact"] = "fast",
+        ) -> dict:
+            "Measures."
+
+        schema = measure.definition["input_schema"]
+        assert schema["required"] == ["name", "unit", "at", "tags"]
+        assert schema["properties"]["name"] == {"type": "string", "description": "what to measure"}
+        assert schema["properties"]["unit"] == {"enum": ["m", "ft"]}
+        assert schema["properties"]["at"]["required"] == ["x"]
+        assert schema["properties"]["tags"] == {"type": "array", "items": {"type": "string"}}
+        assert schema["properties"]["mode"] == {"enum": ["fast", "exact"], "default": "fast"}
+        assert measure.run({"name": "n", "unit": "m", "at": {"x": 1}, "tags": []}) is None
+        with pytest.raises(TypeError, match="cannot be called by name"):
+            rt.tool(lambda *args: None, name="bad")
+        assert [tool["name"] for tool in rt.list("tools")] == ["measure"]
+
+
+def test_a_session_remembers():
+    with echoing() as rt:
+        rt.invoke("echo", "one", session="s1")
+        rt.invoke("echo", "two", session="s1")
+        assert len(rt.call("sessions.get", session="s1")["messages"]) == 4
+
+
+@pytest.mark.parametrize("config, kind, path", [
+    ({"thread": 2}, par.InputError, "config.thread"),
+    ({"llm_providers": {"x": {"type": "opnai"}}}, par.InputError, "config.llm_providers.x.type"),
+])
+def test_a_wrong_config_says_where(config, kind, path):
+    with pytest.raises(kind) as caught:
+        par.Runtime(config)
+    assert caught.value.path == path and caught.value.hint
+    assert isinstance(caught.value, ValueError)
+
+
+def test_errors_are_classes_and_survive_pickling():
+    import pickle
+
+    with scripted({"error": {"http_status": 401, "message": "bad key"}}) as rt:
+        rt.register_agent("a", model="mock/m")
+        with pytest.raises(par.AuthError, match="bad key") as caught:
+            rt.invoke("a", "x")
+        assert pickle.loads(pickle.dumps(caught.value)).detail == caught.value.detail
+        with pytest.raises(par.NotFoundError, match="did you mean"):
+            rt.invoke("b", "x")
+        with pytest.raises(par.AuthError):
+            list(rt.invoke_stream("a", "x"))
+    with pytest.raises(par.StateError):
+        rt.invoke("a", "x")
+
+
+def test_timeouts_and_cancellation():
+    with scripted({"text": "a b c", "delay_ms": 10_000}) as rt:
+        rt.register_agent("slow", model="mock/m")
+        start = time.monotonic()
+        with pytest.raises(par.DeadlineError):
+            rt.invoke("slow", "x", timeout=0.05)
+        with pytest.raises(par.DeadlineError):
+            in_thread_raising(rt.invoke, "slow", "x", timeout=0.05)
+        stream = rt.invoke_stream("slow", "x")
+        stream.cancel("enough")
+        with pytest.raises(par.CancelledError, match="enough"):
+            list(stream)
+        with rt.invoke_stream("slow", "x", run_id="r1"):
+            assert rt.run_status("r1")["status"] == "running"
+        wait_for(lambda: rt.run_status("r1")["status"] == "cancelled")
+        assert time.monotonic() - start < 5
+
+
+def in_thread_raising(function, *arguments, **keywords):
+    box = []
+
+    def run():
+        try:
+            function(*arguments, **keywords)
+        except BaseException as error:
+            box.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(20)
+    raise box[0]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("wait", ["invoke", "stream"])
+def test_ctrl_c_ends_a_wait_at_once(wait):
+    with scripted({"text": "a b c", "delay_ms": 60_000}) as rt:
+        rt.register_agent("slow", model="mock/m")
+        for delay in (0.01, 0.3):  # inside the library's wait, and on the descriptor
+            sent = []
+
+            def interrupt():
+                time.sleep(delay)
+                sent.append(time.monotonic())
+                os.kill(os.getpid(), signal.SIGINT)
+
+            thread = threading.Thread(target=interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                thread.start()
+                rt.invoke("slow", "x") if wait == "invoke" else list(rt.invoke_stream("slow", "x"))
+                time.sleep(1)
+            assert time.monotonic() - sent[0] < 0.2
+            thread.join()
+
+
+def test_async_twins():
+    async def main():
+        with adding() as rt:
+            events = [event async for event in rt.ainvoke_stream("adder", "go")]
+            assert isinstance(events[-1], par.Done)
+            results = await asyncio.gather(*(rt.ainvoke("adder", "go") for _ in range(50)))
+            assert {result.text for result in results} == {"The sum is 3."}
+            with pytest.raises(par.NotFoundError):
+                await rt.ainvoke("nobody", "go")
+
+    asyncio.run(main())
+
+
+def test_async_tools_run_at_the_same_time_and_can_be_cancelled():
+    calls = [{"name": "nap", "input": {"seconds": 0.2}} for _ in range(5)]
+    finished = []
+
+    async def main():
+        with scripted({"tool_calls": calls}, {"text": "rested"}) as rt:
+            @rt.tool
+            async def nap(seconds: float) -> str:
+                await asyncio.sleep(seconds)
+                finished.append(seconds)
+                return "ok"
+
+            rt.register_agent("a", model="mock/m", tools=[nap])
+            start = time.monotonic()
+            assert (await rt.ainvoke("a", "go")).text == "rested"
+            assert time.monotonic() - start < 0.8 and len(finished) == 5
+            task = asyncio.create_task(rt.ainvoke("a", "go"))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            wait_for(lambda: rt.info()["runs"]["live"] == 0)
+        assert len(finished) == 5
+
+    asyncio.run(main())
+
+
+def test_a_second_event_loop_is_served_by_descriptors():
+    async def one(rt, ready, go):
+        ready.set()
+        result = await rt.ainvoke("echo", "hi")
+        while not go.is_set():
+            await asyncio.sleep(0.005)
+        return (await rt.ainvoke("echo", "again")).text + result.text
+
+    with echoing() as rt:
+        ready, go, box = threading.Event(), threading.Event(), []
+        first = threading.Thread(target=lambda: box.append(asyncio.run(one(rt, ready, go))))
+        first.start()
+        ready.wait(5)
+        go_now = threading.Event()
+        go_now.set()
+        assert asyncio.run(one(rt, threading.Event(), go_now)) == "againhi"
+        go.set()
+        first.join(10)
+        assert box == ["againhi"]
+
+
+def test_a_thousand_streams_on_one_loop():
+    async def main():
+        with scripted({"text": "one two three", "delay_ms": 20}, threads=2) as rt:
+            rt.register_agent("a", model="mock/m")
+
+            async def read(n):
+                return "".join([event.text async for event in rt.ainvoke_stream("a", "x") if isinstance(event, par.TextDelta)])
+
+            texts = await asyncio.gather(*(read(n) for n in range(1000)))
+            assert set(texts) == {"one two three"}
+
+    asyncio.run(main())
+
+
+def test_nothing_is_left_behind():
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    with echoing() as rt:
+        for _ in range(20):
+            rt.invoke("echo", "x")
+        before = descriptors()
+        for _ in range(200):
+            rt.invoke("echo", "x")
+            next(iter(rt.invoke_stream("echo", "x")))
+        gc.collect()
+        wait_for(lambda: descriptors() <= before + 2)
+
+
+@pytest.mark.parametrize("end", ["", "import sys; sys.exit(0)", "del rt", "rt.close()"])
+def test_the_interpreter_ends_cleanly_with_a_live_stream(end):
+    program = (
+        "import par_runtime as par\n"
+        "rt = par.Runtime({'llm_providers': {'mock': {'type': 'mock', 'turns': [{'text': 'a b', 'delay_ms': 60000}]}}})\n"
+        "rt.register_agent('a', model='mock/m')\n"
+        f"stream = rt.invoke_stream('a', 'x'); next(stream)\n{end}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_forked_child_is_told():
+    with echoing() as rt:
+        rt.invoke("echo", "x")
+        pid = os.fork()
+        if pid == 0:
+            try:
+                rt.invoke("echo", "x")
+            except par.ParError as error:
+                os._exit(0 if "after fork" in str(error) else 2)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert rt.invoke("echo", "parent").text == "parent"
+
+
+@pytest.mark.parametrize("text", [
+    "{}", "[]", "null", '"\\u0000"', '"ÀÉ中文🎉"', "9007199254740991", "-9007199254740993", "1.5e300", '{"b":1,"a":[{}]}',
+])
+def test_echo_gives_back_what_it_got(text):
+    status, echoed = fetch(lib.par_echo, text.encode(), len(text.encode()))
+    assert status == 0 and json.loads(echoed) == json.loads(text)
+
+
+def test_info_and_describe():
+    with par.Runtime() as rt:
+        assert rt.info()["state"] == "open"
+        assert "sessions.get" in rt.call("describe")["methods"]
+    assert rt.info()["state"] == "closed"
+    assert par.__version__ == _lib.lib.par_version().decode()
