@@ -26,7 +26,7 @@ pub struct RunRequest {
     #[serde(default)]
     pub run_id: Option<RunId>,
     /// Any JSON, echoed in every event.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "strict::value")]
     pub tag: Option<Value>,
     /// What a full stream does.
     #[serde(default)]
@@ -39,7 +39,7 @@ pub struct RunRequest {
 impl RunRequest {
     /// Parses and checks a request.
     pub fn from_json(text: &str) -> Result<Self> {
-        let request: Self = strict::from_str(text, "request")?;
+        let request: Self = strict::from_str_fast(text, "request")?;
         if request.input.0.is_empty() {
             return Err(Error::schema("request.input", "the input has no parts").with_hint("say something"));
         }

@@ -30,6 +30,19 @@ pub fn from_str<T: DeserializeOwned>(text: &str, root: &str) -> Result<T> {
     read(&parse(text, root)?, root)
 }
 
+/// As [`from_str`], at a quarter of its cost for text without mistakes and in the plainest form: read without a value in
+/// between. Whatever that cannot read is read again, which gives the dialect's other forms, and every error its path.
+///
+/// The shape must refuse unknown and duplicate keys by itself; a free value in it is read by [`value`].
+pub fn from_str_fast<T: DeserializeOwned>(text: &str, root: &str) -> Result<T> {
+    serde_json::from_str(text).or_else(|_| from_str(text, root))
+}
+
+/// Reads a free value in a shape for [`from_str_fast`]: duplicate keys are refused inside it too.
+pub fn value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Strict.deserialize(deserializer).map(|value| Some(value).filter(|value| !value.is_null()))
+}
+
 /// The candidate nearest to `word`, if any is near enough to be what was meant.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates

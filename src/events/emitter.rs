@@ -92,14 +92,29 @@ impl Emitter {
     /// Emits the one terminal event.
     pub fn finish(&mut self, body: &EventBody<'_>) {
         self.flush();
-        self.scratch.clear();
-        self.envelope.write(body, &mut self.scratch);
+        if !self.encode_into_scratch(body) {
+            return;
+        }
         if let Some(queue) = &self.queue {
             queue.push_terminal(&self.scratch);
         }
         if self.hub.is_active() {
             self.hub.publish(&self.scratch);
         }
+    }
+
+    /// Encodes the event, unless nobody is there to read it: then it is only counted.
+    fn encode_into_scratch(&mut self, body: &EventBody<'_>) -> bool {
+        if self.queue.is_none() && !self.hub.is_active() {
+            self.envelope.skip();
+            return false;
+        }
+        if self.scratch.capacity() == 0 {
+            self.scratch.reserve(512);
+        }
+        self.scratch.clear();
+        self.envelope.write(body, &mut self.scratch);
+        true
     }
 
     /// Encodes an event for one addressee outside (host work for the inbox or a callback), in the run's numbering.
@@ -130,17 +145,13 @@ impl Emitter {
     }
 
     fn write(&mut self, body: &EventBody<'_>) {
-        let listening = self.hub.is_active();
-        if self.queue.is_none() && !listening {
-            self.envelope.skip();
+        if !self.encode_into_scratch(body) {
             return;
         }
-        self.scratch.clear();
-        self.envelope.write(body, &mut self.scratch);
         if let Some(queue) = &self.queue {
-            queue.push(&self.scratch);
+            queue.stage(&self.scratch);
         }
-        if listening {
+        if self.hub.is_active() {
             self.hub.publish(&self.scratch);
         }
     }
@@ -163,6 +174,7 @@ mod tests {
         }
         emitter.emit_text("why", true);
         emitter.emit(&EventBody::TurnStarted { turn: 2 });
+        queue.flush();
         let mut seen = Vec::new();
         while let Polled::Event(event) = queue.poll(|bytes| serde_json::from_slice::<Value>(bytes).unwrap()).unwrap() {
             seen.push(format!("{} {} {}", event["seq"], event["type"], event["text"]));

@@ -4,12 +4,14 @@
 //! to the [`Hub`] (the inbox, callbacks). A queue holds encoded JSON, never values, and its reader can wait, poll, or
 //! watch a file descriptor. Nothing here ever drops an event silently.
 
+mod batched;
 mod emitter;
 mod hub;
 mod log;
 mod queue;
 mod signal;
 
+pub use batched::Batched;
 pub use emitter::Emitter;
 pub use hub::{Hub, Subscriber};
 pub use log::{LogFilter, LogSubscriber};

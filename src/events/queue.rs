@@ -1,7 +1,8 @@
 //! The bounded queue between a run and its reader.
 //!
 //! Events lie in one buffer as `a,b,c,`: taking one copies its bytes, taking all copies one slice, and no event is ever
-//! allocated by itself. Producers ask [`Queue::has_room`] and wait for [`Queue::room`]; the terminal event needs no
+//! allocated by itself. A run stages what it emits and flushes when it has nothing more to say ([`Batched`]), so that a
+//! burst wakes its reader once; until then the events are not there, for a poll as for the descriptor. Producers ask [`Queue::has_room`] and wait for [`Queue::room`]; the terminal event needs no
 //! room, so a run can always end. One reader at a time.
 
 use super::signal::Signal;
@@ -64,10 +65,14 @@ struct State {
     head: usize,
     /// Bytes of each waiting event, its comma not counted.
     lengths: VecDeque<usize>,
+    /// How many of them, at the end, are staged: not there yet.
+    staged: usize,
     /// The terminal event was pushed.
     ended: bool,
     /// The reader is gone for good.
     abandoned: bool,
+    /// Those who wait were told that there is something; unset when all of it is taken.
+    announced: bool,
     woken: bool,
     waiters: usize,
     producers_waiting: bool,
@@ -94,7 +99,7 @@ impl Queue {
     /// Calls `announce` whenever the queue goes from empty to not empty. Can be set once; never called under a lock.
     pub fn announce(&self, announce: impl Fn() + Send + Sync + 'static) {
         let _ = self.on_ready.set(Box::new(announce));
-        if !self.state.lock().lengths.is_empty() {
+        if self.state.lock().visible() > 0 {
             self.call_announce();
         }
     }
@@ -108,6 +113,8 @@ impl Queue {
 
     /// Completes when there is room, or the reader is gone. Cancel safe.
     pub async fn room(&self) {
+        // What is staged must be read before there can be room.
+        self.flush();
         loop {
             let notified = self.room.notified();
             {
@@ -124,12 +131,30 @@ impl Queue {
     /// Appends an event whatever the bounds say: the producer has asked before, or must not lose it. After the terminal
     /// event, or without a reader, it is dropped.
     pub fn push(&self, event: &[u8]) {
-        self.append(event, false);
+        self.append(self.state.lock(), event, When::Now);
+    }
+
+    /// Appends an event that is not there before [`Queue::flush`].
+    pub fn stage(&self, event: &[u8]) {
+        self.append(self.state.lock(), event, When::Staged);
+    }
+
+    /// How many events are staged.
+    pub fn staged(&self) -> usize {
+        self.state.lock().staged
+    }
+
+    /// Makes what is staged be there.
+    pub fn flush(&self) {
+        let mut state = self.state.lock();
+        if std::mem::take(&mut state.staged) > 0 {
+            self.appeared(state);
+        }
     }
 
     /// Appends the terminal event. Only the first counts.
     pub fn push_terminal(&self, event: &[u8]) {
-        self.append(event, true);
+        self.append(self.state.lock(), event, When::Last);
     }
 
     /// Appends an event that may be lost: when full, the oldest events that are not `keep` go first and are counted.
@@ -138,7 +163,7 @@ impl Queue {
         if !self.fits(&state) {
             state.drop_oldest(keep);
         }
-        self.append_locked(state, event, false);
+        self.append(state, event, When::Now);
     }
 
     /// Ends the queue without a terminal event.
@@ -148,14 +173,10 @@ impl Queue {
             return;
         }
         state.ended = true;
+        state.staged = 0;
         state.producers_waiting = false;
-        let was_empty = state.lengths.is_empty();
-        self.changed(&mut state);
-        drop(state);
+        self.appeared(state);
         self.room.notify_waiters();
-        if was_empty {
-            self.call_announce();
-        }
     }
 
     // ---- consuming
@@ -171,9 +192,9 @@ impl Queue {
     pub fn drain<T>(&self, most: usize, take: impl FnOnce(&[u8]) -> T) -> Result<Polled<T>> {
         let _turn = self.claim()?;
         let mut state = self.state.lock();
-        let count = most.min(state.lengths.len());
+        let count = most.min(state.visible());
         if count == 0 {
-            return Ok(if state.ended && state.lengths.is_empty() { Polled::End } else { Polled::Pending });
+            return Ok(if state.is_over() { Polled::End } else { Polled::Pending });
         }
         let bytes = state.lengths.drain(..count).map(|length| length + 1).sum::<usize>();
         let taken = take(state.slice(bytes - 1));
@@ -191,7 +212,7 @@ impl Queue {
             if state.abandoned {
                 return Err(Error::new(Status::BadHandle, "the handle was freed during the wait"));
             }
-            if !state.lengths.is_empty() || state.ended {
+            if state.is_readable() {
                 return Ok(match self.take_one(&mut state, take) {
                     Polled::Event(event) => Waited::Event(event),
                     Polled::Pending | Polled::End => Waited::End,
@@ -209,7 +230,7 @@ impl Queue {
                 }
             };
             state.waiters -= 1;
-            if timed_out && state.lengths.is_empty() && !state.ended && !state.woken && !state.abandoned {
+            if timed_out && !state.is_readable() && !state.woken && !state.abandoned {
                 return Ok(Waited::Timeout);
             }
         }
@@ -253,7 +274,7 @@ impl Queue {
     /// Events waiting, and events dropped so far.
     pub fn counts(&self) -> (usize, u64) {
         let state = self.state.lock();
-        (state.lengths.len(), state.dropped)
+        (state.visible(), state.dropped)
     }
 
     // ---- inside
@@ -262,24 +283,34 @@ impl Queue {
         state.lengths.len() < self.bounds.events && state.bytes.len() - state.head < self.bounds.bytes
     }
 
-    fn append(&self, event: &[u8], terminal: bool) {
-        self.append_locked(self.state.lock(), event, terminal);
-    }
-
-    fn append_locked(&self, mut state: MutexGuard<'_, State>, event: &[u8], terminal: bool) {
+    fn append(&self, mut state: MutexGuard<'_, State>, event: &[u8], when: When) {
         if state.ended || state.abandoned {
             return;
         }
-        let was_empty = state.lengths.is_empty();
+        if state.bytes.capacity() == 0 {
+            // A handful of events: what most runs have waiting.
+            state.bytes.reserve(1024);
+        }
         state.bytes.extend_from_slice(event);
         state.bytes.push(b',');
         state.lengths.push_back(event.len());
-        state.ended = terminal;
-        if was_empty || terminal {
-            self.changed(&mut state);
+        match when {
+            When::Staged => state.staged += 1,
+            When::Now | When::Last => {
+                state.ended = matches!(when, When::Last);
+                // The last one shown: those staged before it come with it.
+                state.staged = 0;
+                self.appeared(state);
+            }
         }
+    }
+
+    /// Tells everyone who waits that there is something, if it was not there before.
+    fn appeared(&self, mut state: MutexGuard<'_, State>) {
+        let was_announced = std::mem::replace(&mut state.announced, true);
+        self.changed(&mut state);
         drop(state);
-        if was_empty {
+        if !was_announced {
             self.call_announce();
         }
     }
@@ -291,14 +322,15 @@ impl Queue {
     }
 
     fn take_one<T>(&self, state: &mut State, take: impl FnOnce(&[u8]) -> T) -> Polled<T> {
-        match state.lengths.pop_front() {
-            Some(length) => {
+        match (state.visible(), state.lengths.front().copied()) {
+            (1.., Some(length)) => {
                 let taken = take(state.slice(length));
+                state.lengths.pop_front();
                 self.consumed(state, length + 1);
                 Polled::Event(taken)
             }
-            None if state.ended => Polled::End,
-            None => Polled::Pending,
+            _ if state.is_over() => Polled::End,
+            _ => Polled::Pending,
         }
     }
 
@@ -310,10 +342,13 @@ impl Queue {
             if state.bytes.capacity() > KEEP_CAPACITY {
                 state.bytes.shrink_to(KEEP_CAPACITY);
             }
-            self.changed(state);
         } else if state.head > state.bytes.len() / 2 {
             let head = std::mem::take(&mut state.head);
             state.bytes.drain(..head);
+        }
+        if state.visible() == 0 {
+            state.announced = false;
+            self.changed(state);
         }
         if state.producers_waiting && self.fits(state) {
             state.producers_waiting = false;
@@ -323,7 +358,7 @@ impl Queue {
 
     /// Makes waiters and the descriptor agree with the state.
     fn changed(&self, state: &mut State) {
-        let readable = !state.lengths.is_empty() || state.ended;
+        let readable = state.is_readable();
         if let Some(signal) = &mut state.signal {
             signal.set(readable);
         }
@@ -341,7 +376,29 @@ impl Queue {
     }
 }
 
+/// When an event is there.
+enum When {
+    /// After the next flush.
+    Staged,
+    /// At once.
+    Now,
+    /// At once, and nothing after it.
+    Last,
+}
+
 impl State {
+    fn visible(&self) -> usize {
+        self.lengths.len() - self.staged
+    }
+
+    fn is_readable(&self) -> bool {
+        self.visible() > 0 || self.is_over()
+    }
+
+    fn is_over(&self) -> bool {
+        self.ended && self.lengths.is_empty()
+    }
+
     fn slice(&self, length: usize) -> &[u8] {
         self.bytes.get(self.head..self.head + length).unwrap_or_default()
     }
@@ -351,6 +408,7 @@ impl State {
         for index in 0..self.lengths.len() {
             let Some(&length) = self.lengths.get(index) else { return };
             if self.bytes.get(start..start + length).is_some_and(|event| !keep(event)) {
+                // Only queues that never stage are lossy, so what goes was there.
                 self.bytes.drain(start..=start + length);
                 self.lengths.remove(index);
                 self.dropped += 1;
@@ -448,8 +506,33 @@ mod tests {
         assert_eq!(polled.unwrap(), Polled::Event("a".into()));
     }
 
+    #[test]
+    fn what_is_staged_is_not_there_until_it_is_flushed_and_tells_once() {
+        let queue = queue(10);
+        let told = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = Arc::clone(&told);
+        queue.announce(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        });
+        queue.stage(b"a");
+        queue.stage(b"b");
+        assert_eq!(queue.poll(text).unwrap(), Polled::Pending);
+        assert_eq!(queue.wait(Some(Duration::ZERO), text).unwrap(), Waited::Timeout);
+        queue.flush();
+        queue.flush();
+        queue.stage(b"c");
+        assert_eq!(queue.drain(9, text).unwrap(), Polled::Event("a,b".into()));
+        assert_eq!(queue.drain(9, text).unwrap(), Polled::Pending);
+        queue.push_terminal(b"t");
+        assert_eq!(queue.drain(9, text).unwrap(), Polled::Event("c,t".into()));
+        assert_eq!(queue.drain(9, text).unwrap(), Polled::End);
+        assert_eq!(told.load(Ordering::SeqCst), 2);
+    }
+
     #[derive(Clone, Debug)]
     enum Op {
+        Stage(u8),
+        Flush,
         Push(u8),
         Terminal,
         Poll,
@@ -460,21 +543,33 @@ mod tests {
         /// The descriptor is readable exactly when a poll would give something, after any sequence of operations.
         #[test]
         fn the_descriptor_follows_the_queue(ops in proptest::collection::vec(prop_oneof![
-            (1u8..30).prop_map(Op::Push), Just(Op::Poll), (1usize..5).prop_map(Op::Drain), Just(Op::Terminal),
+            (1u8..30).prop_map(Op::Push), (1u8..30).prop_map(Op::Stage), Just(Op::Flush), Just(Op::Poll), (1usize..5).prop_map(Op::Drain), Just(Op::Terminal),
         ], 0..60), fd_at in 0usize..60) {
             let queue = queue(1000);
             let mut model: VecDeque<String> = VecDeque::new();
+            let mut staged: Vec<String> = Vec::new();
             let mut ended = false;
             for (index, op) in ops.into_iter().enumerate() {
                 if index == fd_at { queue.fd().unwrap(); }
                 match op {
+                    Op::Stage(n) => {
+                        let event = "s".repeat(n.into());
+                        queue.stage(event.as_bytes());
+                        if !ended { staged.push(event); }
+                    }
+                    Op::Flush => {
+                        queue.flush();
+                        model.extend(staged.drain(..));
+                    }
                     Op::Push(n) => {
                         let event = "x".repeat(n.into());
                         queue.push(event.as_bytes());
+                        model.extend(staged.drain(..));
                         if !ended { model.push_back(event); }
                     }
                     Op::Terminal => {
                         queue.push_terminal(b"end");
+                        model.extend(staged.drain(..));
                         if !ended { model.push_back("end".into()); }
                         ended = true;
                     }

@@ -134,7 +134,7 @@ pub unsafe extern "C" fn par_stream_result(
         match stream.answer() {
             None => Ok(Status::Pending),
             Some(Ok(result)) => out.set(result.as_bytes()),
-            Some(Err(error)) => Err(error.clone()),
+            Some(Err(error)) => Err(error),
         }
     })
 }

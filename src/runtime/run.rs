@@ -3,14 +3,14 @@
 use super::close::closed;
 use super::core::{Core, Runtime};
 use super::runs::LiveRun;
-use super::stream::{Answer, Stream, lost_answer};
-use crate::agent::{Outcome, RunSpec, execute};
+use super::stream::{Answer, Ended, Outcome, Stream, lost_answer, result_json};
+use crate::agent::{self, RunSpec, execute};
 use crate::config::{AgentConfig, Notify, Overflow, RunRequest};
-use crate::events::{Bounds, Emitter, Queue};
+use crate::events::{Batched, Bounds, Emitter, Queue};
 use crate::llm::Provider;
 use crate::runtime::CallbackSlot;
 use crate::tools::{Registered, Runner};
-use crate::types::{Cancel, Envelope, Error, Result, RunId, RunResult, Status};
+use crate::types::{Cancel, Envelope, Error, Result, RunId, Status};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::sync::atomic::Ordering;
@@ -40,7 +40,14 @@ impl Runtime {
         let run_id = prepared.run_id.clone();
         core.drivers.block_on(&core.log, |http| async move {
             let (spec, emitter, live) = prepared.into_spec(core, None, timeout);
-            execute(spec, emitter, &http, |outcome| core.conclude(&run_id, outcome, live)).await
+            let conclude = |outcome: &agent::Outcome| {
+                core.conclude(outcome, live);
+                match outcome {
+                    Ok(result) => result_json(&run_id, result),
+                    Err(failure) => Err(failure.error.clone()),
+                }
+            };
+            execute(spec, emitter, &http, conclude).await
         })?
     }
 
@@ -56,20 +63,23 @@ impl Runtime {
         let stream = Stream {
             run_id: prepared.run_id.clone(),
             queue: Arc::clone(&queue),
-            answer: Arc::new(OnceLock::new()),
+            ended: Arc::new(OnceLock::new()),
             cancel: prepared.cancel.clone(),
         };
-        let run_id = prepared.run_id.clone();
-        let task_core = Arc::clone(core);
-        let ending = Ending { queue: Arc::clone(&queue), answer: Arc::clone(&stream.answer) };
-        core.scope.spawn(&handle, async move {
-            let core = task_core;
+        let ending = Ending { queue: Arc::clone(&queue), ended: Arc::clone(&stream.ended) };
+        let batched = Arc::clone(&queue);
+        let core = Arc::clone(core);
+        let run = async move {
             let (spec, emitter, live) = prepared.into_spec(&core, Some(queue), None);
-            let conclude = |outcome: &Outcome| {
-                let _ = ending.answer.set(core.conclude(&run_id, outcome, live));
+            let conclude = |outcome: &agent::Outcome| {
+                core.conclude(outcome, live);
+                let ended = outcome.as_ref().map(|result| Outcome::Run(Box::new(result.clone())));
+                let _ = ending.ended.set(ended.map_err(|failure| failure.error.clone()));
             };
             execute(spec, emitter, &core.http, conclude).await;
-        });
+            drop(ending);
+        };
+        self.core().scope.spawn(&handle, Batched::new(batched, run));
         Ok(stream)
     }
 
@@ -106,7 +116,7 @@ impl Runtime {
             .transpose()
             .map_err(|error| Error::internal(error.to_string()))?;
         let cancel = core.scope.cancel().child();
-        let live = core.runs.begin(&run_id, &request.agent, request.session.as_ref(), &cancel)?;
+        let live = core.runs.begin(&run_id, &agent.id, request.session.as_ref(), &cancel)?;
         // Closing may have begun meanwhile; then it either sees this run living, or this sees it closing.
         if !core.closing.is_open() {
             return Err(closed());
@@ -167,8 +177,8 @@ impl Prepared {
 }
 
 impl Core {
-    /// Books how a run ended and turns it into what the host gets.
-    fn conclude(&self, run_id: &RunId, outcome: &Outcome, mut live: LiveRun) -> Answer {
+    /// Books how a run ended; it lives no more.
+    fn conclude(&self, outcome: &agent::Outcome, mut live: LiveRun) {
         let (counter, usage) = match outcome {
             Ok(result) => (&self.metrics.runs_completed, result.usage),
             Err(failure) if failure.error.status() == Status::Cancelled => {
@@ -180,13 +190,6 @@ impl Core {
         self.metrics.input_tokens.fetch_add(usage.input_tokens, Ordering::Relaxed);
         self.metrics.output_tokens.fetch_add(usage.output_tokens, Ordering::Relaxed);
         live.ended(outcome.as_ref().err().map(|failure| &failure.error));
-        match outcome {
-            Ok(result) => {
-                let whole = Completed { run_id, status: "completed", result };
-                serde_json::to_string(&whole).map_err(|error| Error::internal(error.to_string()))
-            }
-            Err(failure) => Err(failure.error.clone()),
-        }
     }
 
     /// Tells whoever wants to know when the stream has something to read.
@@ -221,10 +224,10 @@ impl Core {
         let stream = Stream {
             run_id: run_id.clone(),
             queue: Arc::clone(&queue),
-            answer: Arc::new(OnceLock::new()),
+            ended: Arc::new(OnceLock::new()),
             cancel: cancel.clone(),
         };
-        let ending = Ending { queue: Arc::clone(&queue), answer: Arc::clone(&stream.answer) };
+        let ending = Ending { queue: Arc::clone(&queue), ended: Arc::clone(&stream.ended) };
         let hub = Arc::clone(&self.hub);
         self.scope.spawn(&handle, async move {
             let mut emitter = Emitter::new(Envelope::new(&run_id, None), Some(queue), hub, Overflow::Backpressure, 0);
@@ -233,7 +236,7 @@ impl Core {
                 () = cancel.cancelled() => Err(Error::new(Status::Cancelled, format!("the call was cancelled: {}", cancel.reason()))),
                 answer = work => answer,
             };
-            let _ = ending.answer.set(answer.clone());
+            let _ = ending.ended.set(answer.clone().map(Outcome::Method));
             finish(&mut emitter, &answer, &cancel);
             drop(ending);
         });
@@ -260,22 +263,14 @@ fn finish(emitter: &mut Emitter, answer: &Answer, cancel: &Cancel) {
 /// Whatever happens to the task, its stream ends and has an answer.
 struct Ending {
     queue: Arc<Queue>,
-    answer: Arc<OnceLock<Answer>>,
+    ended: Ended,
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        let _ = self.answer.set(Err(lost_answer()));
+        let _ = self.ended.set(Err(lost_answer()));
         self.queue.end();
     }
-}
-
-#[derive(Serialize)]
-struct Completed<'a> {
-    run_id: &'a RunId,
-    status: &'static str,
-    #[serde(flatten)]
-    result: &'a RunResult,
 }
 
 #[derive(Serialize)]

@@ -1,9 +1,10 @@
 //! Which runs live, and how the last ones ended.
 
-use crate::types::{Cancel, Error, Result, RunId, SessionId, Status, now_ms};
+use crate::types::{AgentId, Cancel, Error, Result, RunId, SessionId, Status, now_ms};
 use parking_lot::{Condvar, Mutex};
 use schemars::JsonSchema;
 use serde::Serialize;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,7 +15,7 @@ pub struct RunInfo {
     /// Its id.
     pub run_id: RunId,
     /// Its agent.
-    pub agent: String,
+    pub agent: AgentId,
     /// Its conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
@@ -53,7 +54,7 @@ impl Runs {
     pub fn begin(
         self: &Arc<Self>,
         run_id: &RunId,
-        agent: &str,
+        agent: &AgentId,
         session: Option<&SessionId>,
         cancel: &Cancel,
     ) -> Result<LiveRun> {
@@ -66,21 +67,21 @@ impl Runs {
             .with_retryable(true)
             .with_hint("wait for one to end, or raise the limit"));
         }
-        if state.live.contains_key(run_id) {
+        let Entry::Vacant(place) = state.live.entry(run_id.clone()) else {
             return Err(Error::new(Status::Exists, format!("a run with the id {run_id:?} lives"))
                 .with_path("request.run_id")
                 .with_hint("a run_id is unique among living runs"));
-        }
+        };
         let info = RunInfo {
             run_id: run_id.clone(),
-            agent: agent.to_owned(),
+            agent: agent.clone(),
             session: session.cloned(),
             status: "running",
             started_at_ms: now_ms(),
             ended_at_ms: None,
             error: None,
         };
-        state.live.insert(run_id.clone(), (info, cancel.clone()));
+        place.insert((info, cancel.clone()));
         Ok(LiveRun { runs: Arc::clone(self), run_id: run_id.clone(), status: "cancelled", error: None })
     }
 

@@ -1,17 +1,40 @@
 //! A stream: the reader's end of a run, or of a method that was started.
 
 use crate::events::Queue;
-use crate::types::{Cancel, Error, Result, RunId};
+use crate::types::{Cancel, Error, Result, RunId, RunResult};
+use serde::Serialize;
 use std::sync::{Arc, OnceLock};
 
 /// The result as JSON text, or why there is none.
 pub type Answer = Result<String>;
 
+/// What a stream came to. A run's result becomes text when it is asked for: who read the terminal event has it already.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    Run(Box<RunResult>),
+    Method(String),
+}
+
+pub(super) type Ended = Arc<OnceLock<Result<Outcome>>>;
+
+/// A run's result as the host gets it.
+pub(super) fn result_json(run_id: &RunId, result: &RunResult) -> Answer {
+    #[derive(Serialize)]
+    struct Completed<'a> {
+        run_id: &'a RunId,
+        status: &'static str,
+        #[serde(flatten)]
+        result: &'a RunResult,
+    }
+    let whole = Completed { run_id, status: "completed", result };
+    serde_json::to_string(&whole).map_err(|error| Error::internal(error.to_string()))
+}
+
 /// A running or finished run. Dropping it cancels the run and lets go of its events.
 pub struct Stream {
     pub(super) run_id: RunId,
     pub(super) queue: Arc<Queue>,
-    pub(super) answer: Arc<OnceLock<Answer>>,
+    pub(super) ended: Ended,
     pub(super) cancel: Cancel,
 }
 
@@ -27,8 +50,12 @@ impl Stream {
     }
 
     /// Its result, once the terminal event is there; as often as asked.
-    pub fn answer(&self) -> Option<&Answer> {
-        self.answer.get()
+    pub fn answer(&self) -> Option<Answer> {
+        Some(match self.ended.get()? {
+            Ok(Outcome::Run(result)) => result_json(&self.run_id, result),
+            Ok(Outcome::Method(json)) => Ok(json.clone()),
+            Err(error) => Err(error.clone()),
+        })
     }
 
     /// Ends the run early. Idempotent; a finished run stays as it ended.
@@ -44,7 +71,7 @@ impl Stream {
 
     /// `{run_id, state, queued, dropped}`.
     pub fn info(&self) -> String {
-        let state = match self.answer.get() {
+        let state = match self.ended.get() {
             None => "running",
             Some(Ok(_)) => "completed",
             Some(Err(error)) if error.status() == crate::types::Status::Cancelled => "cancelled",

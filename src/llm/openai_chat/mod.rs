@@ -88,7 +88,7 @@ impl OpenAiChat {
                 &overridden
             }
         };
-        let response = self.send(request, endpoint, body).await?;
+        let mut response = self.send(request, endpoint, body).await?;
         self.tell_rate_limit(response.headers(), sink);
         let status = response.status();
         if !status.is_success() {
@@ -97,8 +97,9 @@ impl OpenAiChat {
             return Err(Failure { provider: &self.name, status: Some(status), headers: Some(&headers), body: &body }
                 .into_error());
         }
-        let content_type =
-            response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        // Taken out, since they would keep the buffer they were read into for as long as the stream lasts.
+        let headers = std::mem::take(response.headers_mut());
+        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if content_type.starts_with("application/json") {
             return self.read_whole(request, response, sink).await;
         }
