@@ -106,6 +106,7 @@ pub async fn execute<T>(
         agent: spec.agent.id.as_str(),
         session: spec.session.as_ref().map(SessionId::as_str),
     });
+    tracing::debug!(run_id = spec.run_id.as_str(), agent = spec.agent.id.as_str(), "run started");
     let ended = {
         let body = AssertUnwindSafe(drive(&spec, &mut emitter, &mut progress, http)).catch_unwind();
         tokio::select! {
@@ -120,6 +121,7 @@ pub async fn execute<T>(
     let outcome = ended
         .and_then(|result| kept.map(|()| result))
         .map_err(|error| RunFailure { error: error.with_run_id(spec.run_id.as_str()), usage: progress.usage });
+    tracing::debug!(run_id = spec.run_id.as_str(), iterations = progress.iterations, "run ended");
     let concluded = conclude(&outcome);
     match &outcome {
         Ok(result) => emitter.finish(&EventBody::Completed(result)),

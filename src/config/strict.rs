@@ -14,7 +14,9 @@ use std::fmt;
 /// Parses JSON text. `name` is what the text is, for messages (`config`, `request`).
 pub fn parse(text: &str, name: &str) -> Result<Value> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    Strict
+    // Its own bound is one short of ours.
+    deserializer.disable_recursion_limit();
+    Strict { depth: 0 }
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value))
         .map_err(|error| syntax_error(text, name, &error))
@@ -40,7 +42,7 @@ pub fn from_str_fast<T: DeserializeOwned>(text: &str, root: &str) -> Result<T> {
 
 /// Reads a free value in a shape for [`from_str_fast`]: duplicate keys are refused inside it too.
 pub fn value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
-    Strict.deserialize(deserializer).map(|value| Some(value).filter(|value| !value.is_null()))
+    Strict { depth: 0 }.deserialize(deserializer).map(|value| Some(value).filter(|value| !value.is_null()))
 }
 
 /// The candidate nearest to `word`, if any is near enough to be what was meant.
@@ -82,8 +84,23 @@ fn byte_offset(text: &str, line: usize, column: usize) -> usize {
 
 const DUPLICATE_KEY: &str = "duplicate key ";
 
-/// Builds a [`Value`] and refuses duplicate keys, at any depth.
-struct Strict;
+/// How deep arrays and objects may be nested.
+const MAX_DEPTH: usize = 128;
+
+/// Builds a [`Value`] and refuses duplicate keys, at any depth, and too much depth.
+#[derive(Clone, Copy)]
+struct Strict {
+    depth: usize,
+}
+
+impl Strict {
+    fn inner<E: de::Error>(self) -> Result<Self, E> {
+        if self.depth == MAX_DEPTH {
+            return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH}")));
+        }
+        Ok(Self { depth: self.depth + 1 })
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Strict {
     type Value = Value;
@@ -129,20 +146,22 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let inner = self.inner()?;
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(Strict)? {
+        while let Some(item) = seq.next_element_seed(inner)? {
             items.push(item);
         }
         Ok(Value::Array(items))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let inner = self.inner()?;
         let mut object = Map::new();
         while let Some(key) = map.next_key::<String>()? {
             if object.contains_key(&key) {
                 return Err(de::Error::custom(format_args!("{DUPLICATE_KEY}{key}")));
             }
-            let value = map.next_value_seed(Strict)?;
+            let value = map.next_value_seed(inner)?;
             object.insert(key, value);
         }
         Ok(Value::Object(object))
@@ -660,7 +679,7 @@ mod tests {
     #[test]
     fn depth_is_bounded() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(parse(&nested(127), "text").is_ok());
+        assert!(parse(&nested(128), "text").is_ok());
         assert_eq!(parse(&nested(129), "text").unwrap_err().status(), Status::Json);
     }
 }

@@ -117,14 +117,12 @@ impl Emitter {
         true
     }
 
-    /// Encodes an event for one addressee outside (host work for the inbox or a callback), in the run's numbering.
+    /// Encodes a message for one addressee outside of the stream (host work for the inbox or a callback). It takes no
+    /// number, so that the events of the run have no gap.
     pub fn encode(&mut self, body: &EventBody<'_>) -> Vec<u8> {
         self.flush();
         let mut out = Vec::new();
-        self.envelope.write(body, &mut out);
-        if self.hub.is_active() {
-            self.hub.publish(&out);
-        }
+        self.envelope.write_aside(body, &mut out);
         out
     }
 

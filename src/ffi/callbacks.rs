@@ -110,33 +110,26 @@ fn register(
     destroy: par_destroy_t,
 ) -> Result<Status> {
     let runtime = handle::runtime(rt)?;
-    let callback = cb.map(|cb| -> Callback {
-        let owned = Registration { user_data, destroy };
-        Box::new(move |token, json| {
+    let callback = cb.map(|cb| {
+        let call = move |token: u64, json: &[u8]| {
             let mut text = Vec::with_capacity(json.len() + 1);
             text.extend_from_slice(json);
             text.push(0);
             // SAFETY: the host registered it as a function of this type; the text lives until it returns.
-            unsafe { cb(owned.user_data, token, text.as_ptr().cast(), json.len()) };
-        })
+            unsafe { cb(user_data, token, text.as_ptr().cast(), json.len()) };
+        };
+        let finish = move || {
+            if let Some(destroy) = destroy {
+                // SAFETY: the host registered it as a function of this type, to be called once.
+                unsafe { destroy(user_data) };
+            }
+        };
+        Callback::new(call, finish)
     });
     runtime.set_callback(slot, level, callback).map(|()| Status::Ok).map_err(|(error, callback)| {
-        // A registration that failed owns nothing: its destroy must not be called.
-        std::mem::forget(callback);
+        if let Some(callback) = callback {
+            callback.disarm();
+        }
         error
     })
-}
-
-struct Registration {
-    user_data: usize,
-    destroy: par_destroy_t,
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        if let Some(destroy) = self.destroy {
-            // SAFETY: the host registered it as a function of this type, to be called once.
-            unsafe { destroy(self.user_data) };
-        }
-    }
 }

@@ -15,8 +15,31 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::ThreadId;
 use std::time::Instant;
 
-/// A callback: the token (0 if none) and a JSON object. Dropped on the callback thread.
-pub type Callback = Box<dyn Fn(u64, &[u8]) + Send>;
+/// A callback, and what is to be done when it will never be called again: on the callback thread, exactly once.
+pub struct Callback {
+    call: Box<dyn Fn(u64, &[u8]) + Send>,
+    finish: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Callback {
+    /// `call` gets the token (0 if none) and a JSON object; `finish` runs after its last call.
+    pub fn new(call: impl Fn(u64, &[u8]) + Send + 'static, finish: impl FnOnce() + Send + 'static) -> Self {
+        Self { call: Box::new(call), finish: Some(Box::new(finish)) }
+    }
+
+    /// Gives it up without finishing: a registration that failed never began.
+    pub fn disarm(mut self) {
+        self.finish = None;
+    }
+}
+
+impl Drop for Callback {
+    fn drop(&mut self) {
+        if let Some(finish) = self.finish.take() {
+            finish();
+        }
+    }
+}
 
 /// What a callback is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,7 +259,7 @@ fn call(callback: &Mutex<Callback>, mut item: Item, lost: u64) {
         item.json.extend_from_slice(format!(",\"dropped\":{lost}}}").as_bytes());
     }
     let callback = callback.lock();
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(item.token, &item.json))) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (callback.call)(item.token, &item.json))) {
         // Only a Rust host's callback can unwind to here; the thread must live on for the others.
         let _ = crate::agent::panic_error(&*panic);
     }
@@ -248,20 +271,12 @@ mod tests {
     use pretty_assertions::assert_eq;
     use std::sync::atomic::AtomicUsize;
 
-    struct Counted(Arc<AtomicUsize>);
-
-    impl Drop for Counted {
-        fn drop(&mut self) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
     fn counting(calls: &Arc<AtomicUsize>, drops: &Arc<AtomicUsize>) -> Option<Callback> {
-        let (calls, owned) = (Arc::clone(calls), Counted(Arc::clone(drops)));
-        Some(Box::new(move |_, _| {
-            let _ = &owned;
-            calls.fetch_add(1, Ordering::SeqCst);
-        }))
+        let (calls, drops) = (Arc::clone(calls), Arc::clone(drops));
+        let count = |counter: &AtomicUsize| {
+            counter.fetch_add(1, Ordering::SeqCst);
+        };
+        Some(Callback::new(move |_, _| count(&calls), move || count(&drops)))
     }
 
     #[test]
@@ -276,6 +291,8 @@ mod tests {
         assert_eq!(drops.load(Ordering::SeqCst), 2);
         callbacks.deliver_lossy(CallbackSlot::Event, b"{}");
         assert!(callbacks.stop(None));
+        let refused = callbacks.set(CallbackSlot::Event, counting(&calls, &drops), &log);
+        refused.err().and_then(|(_, callback)| callback).expect("handed back").disarm();
         assert_eq!((calls.load(Ordering::SeqCst), drops.load(Ordering::SeqCst)), (after, 2));
     }
 
@@ -284,11 +301,12 @@ mod tests {
         let (log, callbacks) = (Arc::default(), Arc::new(Callbacks::new(10)));
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&calls);
-        let callback: Callback = Box::new(move |_, _| {
+        let panics_once = move |_: u64, _: &[u8]| {
             if counted.fetch_add(1, Ordering::SeqCst) == 0 {
                 std::panic::resume_unwind(Box::new("boom"));
             }
-        });
+        };
+        let callback = Callback::new(panics_once, || {});
         assert!(callbacks.set(CallbackSlot::Event, Some(callback), &log).is_ok());
         callbacks.deliver(CallbackSlot::Event, 0, b"{}");
         callbacks.deliver(CallbackSlot::Event, 0, b"{}");

@@ -107,8 +107,8 @@ fn run(core: &Arc<Core>) {
     core.runs.wait_for_none(None);
     if let Some(runtime) = core.workers.take() {
         runtime.block_on(core.scope.join());
-        // What is left are helpers of libraries, such as name lookups: not waited for.
-        runtime.shutdown_background();
+        // The threads end at once, but for helpers of libraries, such as name lookups: those are not waited for long.
+        runtime.shutdown_timeout(Duration::from_millis(500));
     }
     core.drivers.clear();
     core.inbox.push_terminal(br#"{"type":"closed"}"#);

@@ -21,8 +21,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
@@ -73,19 +73,13 @@ pub(super) struct Metrics {
 
 /// The worker threads, started by the first run that needs them.
 #[derive(Default)]
-pub(super) struct Workers {
-    runtime: Mutex<Option<tokio::runtime::Runtime>>,
-    handle: OnceLock<Handle>,
-}
+pub(super) struct Workers(Mutex<Option<tokio::runtime::Runtime>>);
 
 impl Workers {
     fn handle(&self, threads: usize, log: &Arc<LogSubscriber>) -> Result<Handle> {
-        if let Some(handle) = self.handle.get() {
-            return Ok(handle.clone());
-        }
-        let mut runtime = self.runtime.lock();
-        if let Some(handle) = self.handle.get() {
-            return Ok(handle.clone());
+        let mut runtime = self.0.lock();
+        if let Some(runtime) = &*runtime {
+            return Ok(runtime.handle().clone());
         }
         let log = Arc::clone(log);
         let started = tokio::runtime::Builder::new_multi_thread()
@@ -98,19 +92,20 @@ impl Workers {
                 Error::new(Status::Io, format!("the worker threads cannot be started: {error}"))
                     .with_hint("raise RLIMIT_NPROC and RLIMIT_NOFILE")
             })?;
-        let handle = self.handle.get_or_init(|| started.handle().clone()).clone();
+        let handle = started.handle().clone();
         *runtime = Some(started);
         Ok(handle)
     }
 
     /// Takes the threads to be ended.
     pub fn take(&self) -> Option<tokio::runtime::Runtime> {
-        self.runtime.lock().take()
+        self.0.lock().take()
     }
 }
 
 impl Core {
     pub fn handle(&self) -> Result<Handle> {
+        self.closing.check_open()?;
         self.workers.handle(self.config.worker_threads(), &self.log)
     }
 
@@ -207,7 +202,9 @@ impl Runtime {
 
     /// Removes an agent. Its runs go on.
     pub fn unregister_agent(&self, id: &str) -> Result<()> {
-        match self.core().agents.write().remove(&AgentId::from(id)) {
+        // Bound first: a guard inside the match would live through it, and the error reads the agents again.
+        let removed = self.core().agents.write().remove(&AgentId::from(id));
+        match removed {
             Some(_) => Ok(()),
             None => Err(self.no_agent(id, "agent")),
         }
@@ -386,7 +383,13 @@ impl Core {
         self.desk.set_inbox(Arc::new(move |_, json| Self::inbox_work(&inbox, json)));
         if self.config.inbox.events {
             let inbox = Arc::clone(&self.inbox);
-            self.hub.set("inbox", Some(Arc::new(move |json| inbox.push_lossy(json, is_host_work))));
+            // Host work has one place each; the inbox gets its own by another way.
+            let subscriber: crate::events::Subscriber = Arc::new(move |json| {
+                if !is_host_work(json) {
+                    inbox.push_lossy(json, is_host_work);
+                }
+            });
+            self.hub.set("inbox", Some(subscriber));
         }
         if self.config.inbox.log_level > LogLevel::Off {
             let inbox = Arc::clone(&self.inbox);

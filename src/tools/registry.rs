@@ -76,7 +76,9 @@ impl Registry {
 
     /// Removes a tool. Runs that have it go on with it.
     pub fn remove(&self, name: &str) -> Result<()> {
-        match self.tools.write().remove(name) {
+        // Bound first: a guard inside the match would live through it, and the error reads the tools again.
+        let removed = self.tools.write().remove(name);
+        match removed {
             Some(_) => Ok(()),
             None => Err(self.not_found(name, None)),
         }
@@ -109,5 +111,21 @@ impl Registry {
             Some(path) => error.with_path(path),
             None => error,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pretty_assertions::assert_eq;
+
+    #[test]
+    fn what_is_not_there_is_told_and_not_waited_for() {
+        let registry = Registry::default();
+        let config = ToolConfig::from_json(r#"{"name": "weather"}"#).unwrap();
+        registry.add(Registered::new(config, Runner::Host).unwrap()).unwrap();
+        let error = registry.remove("wether").unwrap_err();
+        assert_eq!((error.status(), error.hint()), (Status::NotFound, Some("did you mean \"weather\"?")));
+        assert_eq!(registry.remove("weather"), Ok(()));
     }
 }

@@ -228,9 +228,18 @@ impl Envelope {
 
     /// Appends the event to `out` as one JSON object and counts it.
     pub fn write(&mut self, body: &EventBody<'_>, out: &mut Vec<u8>) {
-        // Writing to a vector cannot fail.
-        let _ = write!(out, r#"{{"v":1,"seq":{},"at_ms":{}"#, self.next_seq, now_ms());
+        self.write_as(self.next_seq, body, out);
         self.next_seq += 1;
+    }
+
+    /// Appends a message about the run that is not one of its events: it has the number of the last event before it.
+    pub fn write_aside(&self, body: &EventBody<'_>, out: &mut Vec<u8>) {
+        self.write_as(self.next_seq - 1, body, out);
+    }
+
+    fn write_as(&self, seq: u64, body: &EventBody<'_>, out: &mut Vec<u8>) {
+        // Writing to a vector cannot fail.
+        let _ = write!(out, r#"{{"v":1,"seq":{seq},"at_ms":{}"#, now_ms());
         out.extend_from_slice(&self.constant);
         let brace = out.len();
         write_json(out, body);
