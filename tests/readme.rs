@@ -28,8 +28,10 @@ fn the_c_of_the_readme_does_what_it_says() {
     let test = std::env::current_exe().unwrap();
     let deps = test.parent().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let library: PathBuf =
-        [deps.join("libpar.so"), deps.parent().unwrap().join("libpar.so")].into_iter().find(|path| path.exists()).unwrap();
+    let library: PathBuf = [deps.join("libpar.so"), deps.parent().unwrap().join("libpar.so")]
+        .into_iter()
+        .find(|path| path.exists())
+        .unwrap();
     // Programs look for the library by its SONAME.
     std::os::unix::fs::symlink(&library, folder.path().join("libpar.so.0.1")).unwrap();
     std::os::unix::fs::symlink(&library, folder.path().join("libpar.so")).unwrap();

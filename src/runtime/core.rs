@@ -5,7 +5,7 @@ use super::close::{self, CloseReport, Closing, Phase};
 use super::driver::DriverPool;
 use super::runs::Runs;
 use super::scope::Scope;
-use super::threads;
+use super::workers::Workers;
 use crate::config::{
     AgentConfig, Limits, LogLevel, ProviderConfig, RuntimeConfig, ToolConfig, providers_from_environment, strict,
 };
@@ -16,7 +16,7 @@ use crate::llm::{HttpPool, Provider};
 use crate::store::{Memory, Store};
 use crate::tools::{HostDesk, Registered, Registry, Runner, Tool, ToolFailure};
 use crate::types::{AgentId, Error, Result, Status};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -69,38 +69,6 @@ pub(super) struct Metrics {
     pub runs_cancelled: AtomicU64,
     pub input_tokens: AtomicU64,
     pub output_tokens: AtomicU64,
-}
-
-/// The worker threads, started by the first run that needs them.
-#[derive(Default)]
-pub(super) struct Workers(Mutex<Option<tokio::runtime::Runtime>>);
-
-impl Workers {
-    fn handle(&self, threads: usize, log: &Arc<LogSubscriber>) -> Result<Handle> {
-        let mut runtime = self.0.lock();
-        if let Some(runtime) = &*runtime {
-            return Ok(runtime.handle().clone());
-        }
-        let log = Arc::clone(log);
-        let started = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .enable_all()
-            .thread_name("par-worker")
-            .on_thread_start(move || threads::adopt(&log))
-            .build()
-            .map_err(|error| {
-                Error::new(Status::Io, format!("the worker threads cannot be started: {error}"))
-                    .with_hint("raise RLIMIT_NPROC and RLIMIT_NOFILE")
-            })?;
-        let handle = started.handle().clone();
-        *runtime = Some(started);
-        Ok(handle)
-    }
-
-    /// Takes the threads to be ended.
-    pub fn take(&self) -> Option<tokio::runtime::Runtime> {
-        self.0.lock().take()
-    }
 }
 
 impl Core {

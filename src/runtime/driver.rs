@@ -19,8 +19,18 @@ const MOST_IDLE: usize = 64;
 const IDLE_TIME: Duration = Duration::from_secs(90);
 
 struct Driver {
-    runtime: tokio::runtime::Runtime,
+    /// Present until it is dropped.
+    runtime: Option<tokio::runtime::Runtime>,
     http: Arc<HttpPool>,
+}
+
+impl Drop for Driver {
+    /// Does not wait for helpers of libraries, such as a name lookup that nobody answers.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// See the module's head.
@@ -37,7 +47,8 @@ impl DriverPool {
         work: impl FnOnce(Arc<HttpPool>) -> F,
     ) -> Result<F::Output> {
         let driver = self.take(log)?;
-        let run = || driver.runtime.block_on(work(Arc::clone(&driver.http)));
+        let runtime = driver.runtime.as_ref().ok_or_else(|| Error::internal("a driver without its runtime"))?;
+        let run = || runtime.block_on(work(Arc::clone(&driver.http)));
         let output = if log.is_active() { tracing::dispatcher::with_default(&log.dispatch(), run) } else { run() };
         self.give_back(driver);
         Ok(output)
@@ -63,7 +74,7 @@ impl DriverPool {
                 Error::new(Status::Io, format!("a blocking call cannot get a driver: {error}"))
                     .with_hint("raise RLIMIT_NOFILE: each blocking call at the same time needs a few descriptors")
             })?;
-        Ok(Driver { runtime, http: Arc::default() })
+        Ok(Driver { runtime: Some(runtime), http: Arc::default() })
     }
 
     fn give_back(&self, driver: Driver) {

@@ -13,6 +13,7 @@ mod runs;
 mod scope;
 mod stream;
 mod threads;
+mod workers;
 
 pub use callbacks::{Callback, CallbackSlot};
 pub use close::CloseReport;

@@ -4,9 +4,10 @@ The library is the one in the package; `PAR_LIBRARY` names another. Nothing is e
 """
 
 import ctypes
+import json
 import os
 import sys
-from ctypes import byref, c_size_t, c_ssize_t, c_void_p, string_at
+from ctypes import c_size_t, c_ssize_t, c_void_p, string_at
 from pathlib import Path
 
 from . import _abi
@@ -40,10 +41,16 @@ def fail(status, err):
     raise error_from_json(status, text)
 
 
+#: Where a call puts its text, the text's length and its error. Kept for the next call, since making the three costs as
+#: much as a call; a list's `pop` and `append` are atomic, so a thread or a signal handler takes what nobody else has.
+#: Wherever a pointer is expected, ctypes takes the object itself and passes its address: that is quicker than `byref`.
+_spare: "list[tuple[c_void_p, c_size_t, c_void_p]]" = []
+
+
 def check(function, *arguments):
     """Calls a function that gives back nothing but a status."""
     err = c_void_p()
-    status = function(*arguments, byref(err))
+    status = function(*arguments, err)
     if status < 0:
         fail(status, err)
     return status
@@ -51,21 +58,26 @@ def check(function, *arguments):
 
 def fetch(function, *arguments):
     """Calls a function that gives back a text: its status, and the text as bytes, or None."""
-    out, size, err = c_void_p(), c_size_t(), c_void_p()
-    status = function(*arguments, byref(out), byref(size), byref(err))
+    try:
+        outs = _spare.pop()
+    except IndexError:
+        outs = c_void_p(), c_size_t(), c_void_p()
+    status = function(*arguments, *outs)
+    out, size, err = outs
+    text = None
     if status == 0:
         text = string_at(out, size.value)
         _free(out)
-        return 0, text
-    if status < 0:
+    elif status < 0:
         fail(status, err)
-    return status, None
+    _spare.append(outs)
+    return status, text
 
 
 def create(function, *arguments):
     """Calls a function that gives back a handle."""
     out, err = c_void_p(), c_void_p()
-    status = function(*arguments, byref(out), byref(err))
+    status = function(*arguments, out, err)
     if status < 0:
         fail(status, err)
     return out
@@ -74,7 +86,26 @@ def create(function, *arguments):
 def descriptor(function, handle):
     """Calls a function that gives back a file descriptor."""
     fd, err = c_ssize_t(), c_void_p()
-    status = function(handle, byref(fd), byref(err))
+    status = function(handle, fd, err)
     if status < 0:
         fail(status, err)
     return fd.value
+
+
+# ---- JSON
+#
+# What the library writes is one compact UTF-8 value, so the decoder need not look for an encoding or for white space, as
+# `json.loads` does for longer than a small event takes; and the encoder is made once, not for every request.
+
+_decode_value = json.JSONDecoder().raw_decode
+_encode_value = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def decode(text: bytes):
+    """A value as the library wrote it."""
+    return _decode_value(text.decode())[0]
+
+
+def encode(value) -> bytes:
+    """A value for the library."""
+    return _encode_value(value).encode()

@@ -6,15 +6,15 @@ descriptor, where Ctrl-C interrupts it. On asyncio one reader on the runtime's i
 
 import asyncio
 import itertools
-import json
 import os
+import re
 import select
 import threading
 import uuid
 import weakref
 
 from . import _abi
-from ._lib import check, create, descriptor, fetch, lib
+from ._lib import check, create, decode, descriptor, encode, fetch, lib
 from ._tools import Tool, encode_failure, encode_result
 from .errors import error_of, ParError, StateError
 from .events import Done, Event, Result, typed
@@ -22,16 +22,17 @@ from .events import Done, Event, Result, typed
 #: How long a call waits inside the library before it waits where signals interrupt it. Short answers never leave.
 _PATIENCE_MS = 50
 
-
-def _dumps(value) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+#: The events that one who only wants the result has to look at, as the library writes them. The quotes make it sure: in
+#: a string they are escaped, so a text that talks about events is not taken for one.
+_DECISIVE = re.compile(rb'"type":"(?:tool_call|completed|failed|cancelled)"')
+_ENVELOPE = ("v", "seq", "at_ms", "tag", "type")
 
 
 class Runtime:
     """An agent runtime. Use it as a context manager, or call `close`."""
 
     def __init__(self, config: "dict | None" = None, **keys):
-        text = _dumps({**(config or {}), **keys})
+        text = encode({**(config or {}), **keys})
         self._handle = create(lib.par_runtime_create, _abi.ABI_VERSION, text, len(text))
         self._pid = os.getpid()
         self._tools: "dict[str, Tool]" = {}
@@ -60,7 +61,7 @@ class Runtime:
 
     def info(self) -> dict:
         """Health, counts and bounds."""
-        return json.loads(fetch(lib.par_runtime_info, self._handle)[1])
+        return decode(fetch(lib.par_runtime_info, self._handle)[1])
 
     # ---- registry
 
@@ -70,7 +71,7 @@ class Runtime:
         agent = {"id": id, "model": model, "tools": names, **keys}
         if system_prompt is not None:
             agent["system_prompt"] = system_prompt
-        text = _dumps(agent)
+        text = encode(agent)
         check(lib.par_register_agent, self._handle, text, len(text))
         if names:
             self._agents_with_tools.add(id)
@@ -87,7 +88,7 @@ class Runtime:
         """
         def register(function):
             tool = Tool(function, **options)
-            text = _dumps(tool.definition)
+            text = encode(tool.definition)
             check(lib.par_register_tool, self._handle, text, len(text))
             self._tools[tool.name] = tool
             return tool
@@ -103,16 +104,16 @@ class Runtime:
 
     def call(self, method: str, timeout: "float | None" = None, **params):
         """Calls a method; `call("describe")` lists them all."""
-        name, text = method.encode(), _dumps(params)
-        return json.loads(fetch(lib.par_call, self._handle, name, len(name), text, len(text), _milliseconds(timeout))[1])
+        name, text = method.encode(), encode(params)
+        return decode(fetch(lib.par_call, self._handle, name, len(name), text, len(text), _milliseconds(timeout))[1])
 
     def list(self, kind: str) -> list:
         """The agents, tools, providers, sessions or runs."""
-        return json.loads(fetch(lib.par_list, self._handle, kind.encode(), len(kind))[1])["items"]
+        return decode(fetch(lib.par_list, self._handle, kind.encode(), len(kind))[1])["items"]
 
     def run_status(self, run_id: str) -> dict:
         text = run_id.encode()
-        return json.loads(fetch(lib.par_run_status, self._handle, text, len(text))[1])
+        return decode(fetch(lib.par_run_status, self._handle, text, len(text))[1])
 
     def cancel(self, run_id: str, reason: str = "") -> None:
         """Cancels a living run."""
@@ -126,7 +127,7 @@ class Runtime:
         if agent not in self._agents_with_tools and threading.current_thread() is not threading.main_thread():
             # Signals reach the main thread alone, so here nothing has to be interruptible.
             request = _request(agent, input, keys)
-            return Result(json.loads(
+            return Result(decode(
                 fetch(lib.par_invoke, self._handle, request, len(request), _milliseconds(timeout))[1]))
         if timeout is not None:
             keys["timeout_ms"] = _milliseconds(timeout)
@@ -153,7 +154,8 @@ class Runtime:
             request = _request(agent, input, keys)
             return AsyncStream(self, create(lib.par_stream_start, self._handle, request, len(request)), None, None)
         run_id = keys.setdefault("run_id", f"{self._run_prefix}{next(self._run_ids)}")
-        request = _request(agent, input, {**keys, "notify": "inbox"})
+        keys["notify"] = "inbox"
+        request = _request(agent, input, keys)
         stream = AsyncStream(self, None, hub, run_id)
         hub.streams[run_id] = stream
         try:
@@ -164,6 +166,9 @@ class Runtime:
         return stream
 
     def _hub_of(self, loop):
+        hub = self._hub
+        if hub is not None and hub.loop is loop:
+            return hub
         with self._lock:
             if self._hub is None or self._hub.is_free():
                 self._hub = _Hub(self, loop)
@@ -211,7 +216,7 @@ def _milliseconds(seconds: "float | None") -> int:
 
 
 def _request(agent, input, keys) -> bytes:
-    return _dumps({"agent": agent, "input": input, **keys})
+    return encode({"agent": agent, "input": input, **keys})
 
 
 def _raise_terminal(raw):
@@ -238,7 +243,7 @@ class _StreamBase:
         check(lib.par_stream_cancel, self._handle, text, len(text))
 
     def info(self) -> dict:
-        return json.loads(fetch(lib.par_stream_info, self._handle)[1])
+        return decode(fetch(lib.par_stream_info, self._handle)[1])
 
     def _close(self):
         handle, self._handle = self._handle, None
@@ -255,7 +260,7 @@ class _StreamBase:
         """Takes everything that waits. False if nothing did."""
         status, text = fetch(lib.par_stream_drain, self._handle, 0)
         if status == 0:
-            events = json.loads(text)
+            events = decode(text)
             events.reverse()
             self._events = events
             return True
@@ -263,8 +268,29 @@ class _StreamBase:
             self._ended = True
         return False
 
+    def _drain_decisive(self) -> bool:
+        """Takes everything that waits, but decodes it only if it has what a result needs. False if it has not."""
+        status, text = fetch(lib.par_stream_drain, self._handle, 0)
+        if status == 0 and _DECISIVE.search(text):
+            events = decode(text)
+            events.reverse()
+            self._events = events
+            return True
+        if status == _abi.END:
+            self._ended = True
+        return self._ended
+
     def _result(self) -> Result:
-        return Result(json.loads(fetch(lib.par_stream_result, self._handle)[1]))
+        return Result(decode(fetch(lib.par_stream_result, self._handle)[1]))
+
+    def _result_at(self, event: dict) -> Result:
+        """The result at the run's last event. The event of a completed run has it whole: no need to ask again."""
+        if event["type"] != "completed" or "text" not in event:
+            return self._result()
+        for key in _ENVELOPE:
+            event.pop(key, None)
+        event["status"] = "completed"
+        return Result(event)
 
 
 class Stream(_StreamBase):
@@ -301,22 +327,27 @@ class Stream(_StreamBase):
 
     def result(self) -> Result:
         """The result; reads the stream to its end, running tools, if that was not done yet."""
-        while not self._ended:
+        while True:
             while self._events:
                 raw = self._events.pop()
                 if raw["type"] == "tool_call":
                     self._runtime._answer(raw)
                 elif raw["type"] in ("completed", "failed", "cancelled"):
-                    return self._result()
-            if not self._drain() and not self._ended:
-                self._wait()
-        return self._result()
+                    return self._result_at(raw)
+            if self._ended:
+                return self._result()
+            # There is hardly ever anything yet: the wait comes first, and takes one event.
+            if self._wait(_DECISIVE.search):
+                continue
+            self._drain_decisive()
 
-    def _wait(self):
-        """Waits for something to take. Long waits are on the descriptor: Ctrl-C ends them."""
+    def _wait(self, wanted=bool) -> bool:
+        """Waits for something to take, and takes one event if it is wanted. Ctrl-C ends long waits: on the descriptor."""
         status, text = fetch(lib.par_stream_wait, self._handle, _PATIENCE_MS)
         if status == 0:
-            self._events = [json.loads(text)]
+            if wanted(text):
+                self._events = [decode(text)]
+                return True
         elif status == _abi.END:
             self._ended = True
         elif status == _abi.TIMEOUT:
@@ -446,7 +477,7 @@ class _Hub:
         if status == _abi.END:
             self.loop.remove_reader(self._fd)
         elif status == 0:
-            for message in json.loads(text):
+            for message in decode(text):
                 stream = self.streams.get(message.get("run_id"))
                 if stream is not None:
                     stream._announce()
