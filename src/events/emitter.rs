@@ -96,7 +96,7 @@ impl Emitter {
             return;
         }
         if let Some(queue) = &self.queue {
-            queue.push_terminal(&self.scratch);
+            queue.stage_terminal(&self.scratch);
         }
         if self.hub.is_active() {
             self.hub.publish(&self.scratch);

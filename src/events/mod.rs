@@ -11,7 +11,7 @@ mod log;
 mod queue;
 mod signal;
 
-pub use batched::Batched;
+pub use batched::{Batched, flush_deferred, flush_soon, promise_to_flush};
 pub use emitter::Emitter;
 pub use hub::{Hub, Subscriber};
 pub use log::{LogFilter, LogSubscriber};

@@ -1,8 +1,8 @@
 //! The bounded queue between a run and its reader.
 //!
 //! Events lie in one buffer as `a,b,c,`: taking one copies its bytes, taking all copies one slice, and no event is ever
-//! allocated by itself. A run stages what it emits and flushes when it has nothing more to say ([`Batched`]), so that a
-//! burst wakes its reader once; until then the events are not there, for a poll as for the descriptor. Producers ask [`Queue::has_room`] and wait for [`Queue::room`]; the terminal event needs no
+//! allocated by itself. A run stages what it emits, and its worker flushes before it sleeps ([`super::Batched`]), so that a burst
+//! wakes its reader once; until then the events are not there, for a poll as for the descriptor. Producers ask [`Queue::has_room`] and wait for [`Queue::room`]; the terminal event needs no
 //! room, so a run can always end. One reader at a time.
 
 use super::signal::Signal;
@@ -152,6 +152,11 @@ impl Queue {
         }
     }
 
+    /// Appends the terminal event, which is not there before [`Queue::flush`]. Only the first counts.
+    pub fn stage_terminal(&self, event: &[u8]) {
+        self.append(self.state.lock(), event, When::StagedLast);
+    }
+
     /// Appends the terminal event. Only the first counts.
     pub fn push_terminal(&self, event: &[u8]) {
         self.append(self.state.lock(), event, When::Last);
@@ -170,6 +175,7 @@ impl Queue {
     pub fn end(&self) {
         let mut state = self.state.lock();
         if state.ended {
+            // By its terminal event, which its worker will show.
             return;
         }
         state.ended = true;
@@ -296,6 +302,10 @@ impl Queue {
         state.lengths.push_back(event.len());
         match when {
             When::Staged => state.staged += 1,
+            When::StagedLast => {
+                state.staged += 1;
+                state.ended = true;
+            }
             When::Now | When::Last => {
                 state.ended = matches!(when, When::Last);
                 // The last one shown: those staged before it come with it.
@@ -380,6 +390,8 @@ impl Queue {
 enum When {
     /// After the next flush.
     Staged,
+    /// After the next flush, and nothing after it.
+    StagedLast,
     /// At once.
     Now,
     /// At once, and nothing after it.
@@ -408,7 +420,6 @@ impl State {
         for index in 0..self.lengths.len() {
             let Some(&length) = self.lengths.get(index) else { return };
             if self.bytes.get(start..start + length).is_some_and(|event| !keep(event)) {
-                // Only queues that never stage are lossy, so what goes was there.
                 self.bytes.drain(start..=start + length);
                 self.lengths.remove(index);
                 self.dropped += 1;

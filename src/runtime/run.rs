@@ -6,7 +6,7 @@ use super::runs::LiveRun;
 use super::stream::{Answer, Ended, Outcome, Stream, lost_answer, result_json};
 use crate::agent::{self, RunSpec, execute};
 use crate::config::{AgentConfig, Notify, Overflow, RunRequest};
-use crate::events::{Batched, Bounds, Emitter, Queue};
+use crate::events::{Batched, Bounds, Emitter, Queue, flush_soon};
 use crate::llm::Provider;
 use crate::runtime::CallbackSlot;
 use crate::tools::{Registered, Runner};
@@ -208,7 +208,8 @@ impl Core {
         queue.announce(move || {
             callbacks.deliver_lossy(CallbackSlot::Wakeup, &wakeup);
             if let Some(inbox) = &inbox {
-                inbox.push(&ready);
+                inbox.stage(&ready);
+                flush_soon(inbox);
             }
         });
     }
@@ -229,7 +230,8 @@ impl Core {
         };
         let ending = Ending { queue: Arc::clone(&queue), ended: Arc::clone(&stream.ended) };
         let hub = Arc::clone(&self.hub);
-        self.scope.spawn(&handle, async move {
+        let batched = Arc::clone(&queue);
+        let task = async move {
             let mut emitter = Emitter::new(Envelope::new(&run_id, None), Some(queue), hub, Overflow::Backpressure, 0);
             let answer = tokio::select! {
                 biased;
@@ -239,7 +241,8 @@ impl Core {
             let _ = ending.ended.set(answer.clone().map(Outcome::Method));
             finish(&mut emitter, &answer, &cancel);
             drop(ending);
-        });
+        };
+        self.scope.spawn(&handle, Batched::new(batched, task));
         Ok(stream)
     }
 }

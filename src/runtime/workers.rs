@@ -4,7 +4,7 @@
 //! threads; more are tokio's work-stealing one.
 
 use super::threads;
-use crate::events::LogSubscriber;
+use crate::events::{LogSubscriber, flush_deferred, promise_to_flush};
 use crate::types::{Error, Result, Status};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -50,16 +50,28 @@ impl Workers {
 
 fn start(threads: usize, log: &Arc<LogSubscriber>) -> std::io::Result<Started> {
     let adopting = Arc::clone(log);
-    let adopt = move || threads::adopt(&adopting);
+    let adopt = move || {
+        threads::adopt(&adopting);
+        promise_to_flush();
+    };
     if threads > 1 {
         let mut builder = Builder::new_multi_thread();
-        let runtime =
-            builder.worker_threads(threads).thread_name("par-worker").on_thread_start(adopt).enable_all().build()?;
+        let runtime = builder
+            .worker_threads(threads)
+            .thread_name("par-worker")
+            .on_thread_start(adopt)
+            .on_thread_park(flush_deferred)
+            .enable_all()
+            .build()?;
         return Ok(Started::Many(runtime));
     }
     // `on_thread_start` is for the helpers it may start; its one worker is ours.
-    let runtime =
-        Builder::new_current_thread().thread_name("par-worker").on_thread_start(adopt.clone()).enable_all().build()?;
+    let runtime = Builder::new_current_thread()
+        .thread_name("par-worker")
+        .on_thread_start(adopt.clone())
+        .on_thread_park(flush_deferred)
+        .enable_all()
+        .build()?;
     let handle = runtime.handle().clone();
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new().name("par-worker".into()).spawn(move || {

@@ -24,7 +24,8 @@ _PATIENCE_MS = 50
 
 #: The events that one who only wants the result has to look at, as the library writes them. The quotes make it sure: in
 #: a string they are escaped, so a text that talks about events is not taken for one.
-_DECISIVE = re.compile(rb'"type":"(?:tool_call|completed|failed|cancelled)"')
+_DECISIVE = re.compile(rb'"type":"(?:tool_call|completed|failed|cancelled|suspended)"')
+_TERMINAL = frozenset(("completed", "failed", "cancelled", "suspended"))
 _ENVELOPE = ("v", "seq", "at_ms", "tag", "type")
 
 
@@ -54,10 +55,13 @@ class Runtime:
 
     def close(self, timeout: "float | None" = 10.0) -> bool:
         """Closes the runtime; false if that goes on in the background after the timeout (seconds, None for ever)."""
-        if self._hub is not None:
-            self._hub.detach()
-        status = check(lib.par_runtime_close, self._handle, _milliseconds(timeout))
-        return status == _abi.OK
+        closed = True  # also if it fails: then it has found something to complain about, and closed all the same
+        try:
+            closed = check(lib.par_runtime_close, self._handle, _milliseconds(timeout)) == _abi.OK
+        finally:
+            if closed and self._hub is not None:
+                self._hub.detach()
+        return closed
 
     def info(self) -> dict:
         """Health, counts and bounds."""
@@ -143,8 +147,11 @@ class Runtime:
         """Runs an agent and awaits its result. Async tools run as tasks, at the same time; others inline."""
         if timeout is not None:
             keys["timeout_ms"] = _milliseconds(timeout)
-        async with self.ainvoke_stream(agent, input, **keys) as stream:
+        stream = self.ainvoke_stream(agent, input, **keys)
+        try:
             return await stream.result()
+        finally:
+            stream.close()
 
     def ainvoke_stream(self, agent: str, input, **keys) -> "AsyncStream":
         """Runs an agent and hands out its events as they come: `async for`, best inside `async with`."""
@@ -256,28 +263,33 @@ class _StreamBase:
         if handle is not None:
             lib.par_stream_free(handle)
 
-    def _drain(self) -> bool:
-        """Takes everything that waits. False if nothing did."""
+    def _take(self) -> "bytes | None":
+        """Everything that waits, as the text of an array; None if nothing does."""
         status, text = fetch(lib.par_stream_drain, self._handle, 0)
-        if status == 0:
-            events = decode(text)
-            events.reverse()
-            self._events = events
-            return True
         if status == _abi.END:
             self._ended = True
-        return False
+        return text
 
-    def _drain_decisive(self) -> bool:
-        """Takes everything that waits, but decodes it only if it has what a result needs. False if it has not."""
-        status, text = fetch(lib.par_stream_drain, self._handle, 0)
-        if status == 0 and _DECISIVE.search(text):
-            events = decode(text)
-            events.reverse()
-            self._events = events
+    def _keep(self, text: bytes) -> None:
+        """Makes the events of an array the ones to hand out."""
+        events = decode(text)
+        self._ended = events[-1]["type"] in _TERMINAL
+        events.reverse()
+        self._events = events
+
+    def _look(self) -> bool:
+        """Takes what is there. False if nothing is, yet."""
+        text = self._take()
+        if text is not None:
+            self._keep(text)
+        return text is not None or self._ended
+
+    def _look_for_result(self) -> bool:
+        """The same for one who only wants the result: what does not decide anything is not even decoded."""
+        text = self._take()
+        if text is not None and _DECISIVE.search(text):
+            self._keep(text)
             return True
-        if status == _abi.END:
-            self._ended = True
         return self._ended
 
     def _result(self) -> Result:
@@ -285,7 +297,7 @@ class _StreamBase:
 
     def _result_at(self, event: dict) -> Result:
         """The result at the run's last event. The event of a completed run has it whole: no need to ask again."""
-        if event["type"] != "completed" or "text" not in event:
+        if event["type"] != "completed":
             return self._result()
         for key in _ENVELOPE:
             event.pop(key, None)
@@ -322,8 +334,8 @@ class Stream(_StreamBase):
                     return typed(raw)
             if self._ended or self._handle is None:
                 raise StopIteration
-            if not self._drain() and not self._ended:
-                self._wait()
+            if not self._look() and (text := self._wait()):
+                self._keep(text)
 
     def result(self) -> Result:
         """The result; reads the stream to its end, running tools, if that was not done yet."""
@@ -332,28 +344,29 @@ class Stream(_StreamBase):
                 raw = self._events.pop()
                 if raw["type"] == "tool_call":
                     self._runtime._answer(raw)
-                elif raw["type"] in ("completed", "failed", "cancelled"):
+                elif raw["type"] in _TERMINAL:
                     return self._result_at(raw)
             if self._ended:
                 return self._result()
-            # There is hardly ever anything yet: the wait comes first, and takes one event.
-            if self._wait(_DECISIVE.search):
-                continue
-            self._drain_decisive()
+            # Whoever asks for a result mostly comes before the events do: waits first, and then takes the rest at once.
+            text = self._wait()
+            if text is not None and _DECISIVE.search(text):
+                self._keep(text)
+            else:
+                self._look_for_result()
 
-    def _wait(self, wanted=bool) -> bool:
-        """Waits for something to take, and takes one event if it is wanted. Ctrl-C ends long waits: on the descriptor."""
+    def _wait(self) -> "bytes | None":
+        """Waits for one event, an array as well; None if more waiting is due. Ctrl-C ends long waits: on the descriptor."""
         status, text = fetch(lib.par_stream_wait, self._handle, _PATIENCE_MS)
         if status == 0:
-            if wanted(text):
-                self._events = [decode(text)]
-                return True
-        elif status == _abi.END:
+            return b"[%b]" % text
+        if status == _abi.END:
             self._ended = True
         elif status == _abi.TIMEOUT:
             poll = select.poll()
             poll.register(descriptor(lib.par_stream_fd, self._handle), select.POLLIN)
             poll.poll()
+        return None
 
 
 class AsyncStream(_StreamBase):
@@ -362,9 +375,10 @@ class AsyncStream(_StreamBase):
     def __init__(self, runtime, handle, hub, run_id):
         super().__init__(runtime, handle)
         self._hub, self._run_id = hub, run_id
-        self._loop = asyncio.get_running_loop()
-        self._waiter = None
-        self._ready = False
+        self._loop = asyncio.get_running_loop() if hub is None else hub.loop
+        self._waiter = None  # a future, while a coroutine waits
+        self._wanted = None  # what that coroutine looks for: `_look` or `_look_for_result`
+        self._ready = hub is None  # whether something may be there at which nobody has looked; a hub tells
         self._tasks = set()
         if hub is None:
             self._fd = descriptor(lib.par_stream_fd, handle)
@@ -399,23 +413,20 @@ class AsyncStream(_StreamBase):
                     return typed(raw)
             if self._ended or self._handle is None:
                 raise StopAsyncIteration
-            self._ready = False
-            if not self._drain() and not self._ended:
-                await self._wait()
+            await self._wait(self._look)
 
     async def result(self) -> Result:
         """The result; reads the stream to its end, running tools, if that was not done yet."""
-        while not self._ended:
+        while True:
             while self._events:
                 raw = self._events.pop()
                 if raw["type"] == "tool_call":
                     self._start_tool(raw)
-                elif raw["type"] in ("completed", "failed", "cancelled"):
-                    return self._result()
-            self._ready = False
-            if not self._drain() and not self._ended:
-                await self._wait()
-        return self._result()
+                elif raw["type"] in _TERMINAL:
+                    return self._result_at(raw)
+            if self._ended:
+                return self._result()
+            await self._wait(self._look_for_result)
 
     def _start_tool(self, event):
         tool = self._runtime._tools.get(event["name"])
@@ -426,10 +437,13 @@ class AsyncStream(_StreamBase):
         else:
             self._runtime._answer(event)
 
-    async def _wait(self):
+    async def _wait(self, wanted):
+        """Waits until `wanted`, which looks at what is there, has found something."""
         if self._ready:
-            return
-        self._waiter = self._loop.create_future()
+            self._ready = self._hub is None  # A descriptor tells only while somebody waits: look always.
+            if wanted():
+                return
+        self._waiter, self._wanted = self._loop.create_future(), wanted
         if self._hub is None:
             self._loop.add_reader(self._fd, self._announce)
         try:
@@ -440,10 +454,16 @@ class AsyncStream(_StreamBase):
                 self._loop.remove_reader(self._fd)
 
     def _announce(self):
-        """There is something to drain."""
-        self._ready = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        """There is something to take. Looks at it before it wakes whoever waits: most wake-ups are for nothing else."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            self._ready = True
+            return
+        try:
+            if self._wanted():
+                waiter.set_result(None)
+        except Exception as error:
+            waiter.set_exception(error)
 
 
 class _Hub:
@@ -462,20 +482,27 @@ class _Hub:
         return self.loop.is_closed()
 
     def detach(self):
-        if not self.loop.is_closed():
+        """The runtime is closed: its descriptor goes with it, and whoever still waits is to look a last time."""
+        if self.loop is asyncio._get_running_loop():
+            self._retire()
+        elif not self.loop.is_closed():
             try:
-                self.loop.call_soon_threadsafe(self.loop.remove_reader, self._fd)
+                self.loop.call_soon_threadsafe(self._retire)
             except RuntimeError:
                 pass  # The loop was closed meanwhile.
+
+    def _retire(self):
+        self.loop.remove_reader(self._fd)
+        for stream in list(self.streams.values()):
+            stream._announce()
 
     def _on_inbox(self):
         try:
             status, text = fetch(lib.par_inbox_drain, self._handle, 0)
         except ParError:
-            self.loop.remove_reader(self._fd)
-            return
+            status = _abi.END
         if status == _abi.END:
-            self.loop.remove_reader(self._fd)
+            self._retire()
         elif status == 0:
             for message in decode(text):
                 stream = self.streams.get(message.get("run_id"))
