@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures libpar against bare reqwest and a raw socket, and prints one table: `benches/run.py --lib-dir target/release`.
 
-The model server has one core and each client the other. Rounds are interleaved, so that what else the machine does
+From Python it is measured against `http.client`. The model server has one core and each client the other. Rounds are interleaved, so that what else the machine does
 falls on all alike; figures are medians of the rounds, a ratio is the median of the rounds' own. README.md says what each
 row means. Standard library only.
 """
@@ -22,6 +22,7 @@ BENCHES = Path(__file__).resolve().parent
 ROOT = BENCHES.parent
 BUILD = ROOT / "build" / "bench"
 CLIENTS = ("reqwest", "raw", "libpar")
+PYTHON_CLIENTS = ("http.client", "libpar")
 TIME_LIMIT = 180  # seconds: a client that takes longer hangs
 
 # ---- what is measured
@@ -38,7 +39,13 @@ class Scenario:
     variants: tuple[str, ...] = ("",)  # of libpar: all are tried beforehand, and the one with the least `cost` stays
     cost: str = ""
     clients: tuple[str, ...] = CLIENTS
+    python: bool = False  # whether python/bench.py plays it; else C and Rust do
     key: str = ""
+
+    @property
+    def bare(self):
+        """The client that libpar is a multiple of."""
+        return PYTHON_CLIENTS[0] if self.python else CLIENTS[0]
 
     def numbers(self, quick):
         return self.quick if quick and self.quick else (self.count, self.size)
@@ -57,6 +64,11 @@ SCENARIOS = {
     "crowd": Scenario(1000, 80, quick=(1000, 40), variants=("inbox", "fd"), cost="cpu_percent"),
     "idle": Scenario(1000, 2500, quick=(1000, 1500)),
     "startup": Scenario(1, 1, clients=("libpar",)),
+    "python-invoke": Scenario(3000, quick=(1000, 0), play="invoke", python=True, clients=PYTHON_CLIENTS),
+    "python-invoke-thread": Scenario(3000, quick=(1000, 0), play="invoke-thread", python=True, clients=PYTHON_CLIENTS),
+    "python-flight": Scenario(20000, quick=(8000, 0), play="flight", python=True, clients=("libpar",)),
+    "python-burst": Scenario(10, 10000, quick=(5, 10000), play="burst", python=True, clients=PYTHON_CLIENTS),
+    "python-crowd": Scenario(1000, 80, quick=(1000, 40), play="crowd", python=True, clients=("libpar",)),
 }
 for name, scenario in SCENARIOS.items():
     scenario.key, scenario.play = name, scenario.play or name
@@ -64,7 +76,7 @@ for name, scenario in SCENARIOS.items():
 
 @dataclass
 class Row:
-    """One line of the table. `times` judges libpar as a multiple of bare reqwest, `limit` as it is; the sign of the
+    """One line of the table. `times` judges libpar as a multiple of the bare client, `limit` as it is; the sign of the
     comparison is `at_least`'s or not. Without either the row only informs."""
 
     title: str
@@ -78,7 +90,7 @@ class Row:
         sign = "≥" if self.at_least else "≤"
         if self.times is not None:
             return f"{sign} {self.times:g}x"
-        return "" if self.limit is None else f"{sign} {self.limit:g}"
+        return "" if self.limit is None else f"{sign} {self.limit:,g}"
 
     def met(self, libpar, ratio):
         value, bound = (ratio, self.times) if self.times is not None else (libpar, self.limit)
@@ -113,6 +125,18 @@ ROWS = [
     Row("1,000 idle streams, CPU ms per s", "idle", "idle_cpu_ms_per_second", limit=1),
     Row("create, mock invoke, close, ms", "startup", "ms", limit=8),
     Row("libpar.so stripped, MB", "size", "mb", limit=12),
+    Row("Python: one invoke, CPU µs", "python-invoke", "cpu_us", times=1.125),
+    Row("Python: one invoke, wall µs", "python-invoke", "wall_us"),
+    Row("Python: one invoke on a thread, CPU µs", "python-invoke-thread", "cpu_us", times=1.125),
+    Row("Python: one invoke on a thread, wall µs", "python-invoke-thread", "wall_us"),
+    Row("Python: 64 in flight on asyncio, invokes/s", "python-flight", "per_second", limit=15000, at_least=True),
+    Row("Python: 10,000-chunk stream, events/s", "python-burst", "events_per_second", limit=200000, at_least=True),
+    Row("Python: 1,000 asyncio streams, late", "python-crowd", "late", limit=0),
+    Row("Python: 1,000 asyncio streams, failed", "python-crowd", "failed", limit=0),
+    Row("Python: 1,000 asyncio streams, tokens lost", "python-crowd", "lost", limit=0),
+    Row("Python: 1,000 asyncio streams, CPU %", "python-crowd", "cpu_percent"),
+    Row("Python: 1,000 asyncio streams, added p50 µs", "python-crowd", "added_p50_us"),
+    Row("Python: 1,000 asyncio streams, added p99 µs", "python-crowd", "added_p99_us"),
 ]
 
 # ---- building and starting
@@ -147,11 +171,12 @@ def pin(core):
 
 
 class Bench:
-    def __init__(self, quick, target_dir):
+    def __init__(self, quick, target_dir, library):
         cores = sorted(os.sched_getaffinity(0))
         self.server_core, self.client_core = cores[0], cores[-1]
         self.quick = quick
         self.bin = target_dir / "release"
+        self.env = os.environ | {"PAR_LIBRARY": str(library), "PYTHONPATH": str(ROOT / "bindings/python/src")}
         self.server = subprocess.Popen(
             [self.bin / "bench-server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=pin(self.server_core)
         )
@@ -165,6 +190,8 @@ class Bench:
 
     def command(self, client, scenario, numbers=None, variant=None):
         count, size = numbers or scenario.numbers(self.quick)
+        if scenario.python:
+            return [sys.executable, BENCHES / "python/bench.py", client, scenario.play, self.port, str(count), str(size)]
         if client == "libpar":
             variant = variant or self.variants.get(scenario.key, scenario.variants[0])
             return [BUILD / "bench", scenario.play, self.port, str(count), str(size), variant]
@@ -174,7 +201,8 @@ class Bench:
         """What one client prints for one scenario: numbers by key, or nothing when it fails."""
         command = self.command(client, scenario, **how)
         try:
-            done = run(command, capture_output=True, text=True, timeout=TIME_LIMIT, preexec_fn=pin(self.client_core))
+            pinned = {"timeout": TIME_LIMIT, "preexec_fn": pin(self.client_core), "env": self.env}
+            done = run(command, capture_output=True, text=True, **pinned)
             return json.loads(done.stdout)
         except (subprocess.SubprocessError, json.JSONDecodeError) as failure:
             said = (getattr(failure, "stderr", None) or str(failure)).strip()[-600:]
@@ -231,7 +259,7 @@ class Bench:
 
 
 def measure(bench, names, rounds):
-    """Every client's figures for every scenario, medians over the rounds; and libpar's ratios to bare reqwest."""
+    """Every client's figures for every scenario, medians over the rounds; and libpar's ratios to the bare client."""
     seen = {name: {client: [] for client in SCENARIOS[name].clients} for name in names}
     for name in names:
         bench.settle_variant(SCENARIOS[name])
@@ -244,7 +272,9 @@ def measure(bench, names, rounds):
     medians = {
         name: {client: median_of(rounds_of) for client, rounds_of in clients.items()} for name, clients in seen.items()
     }
-    ratios = {name: ratios_of(clients["libpar"], clients.get("reqwest", [])) for name, clients in seen.items()}
+    ratios = {
+        name: ratios_of(clients["libpar"], clients.get(SCENARIOS[name].bare, [])) for name, clients in seen.items()
+    }
     for client in CLIENTS:
         for name in {"invoke", "invoke-sse"} & medians.keys():
             medians[name][client]["syscalls"] = bench.syscalls(client, SCENARIOS[name])
@@ -255,7 +285,7 @@ def measure(bench, names, rounds):
 
 
 def ratios_of(libpar, bare):
-    """What libpar takes over bare reqwest in the same round: the median, key by key. What slows a round slows both."""
+    """What libpar takes over the bare client in the same round: the median, key by key. What slows a round slows both."""
     pairs = [(ours, floor) for ours, floor in zip(libpar, bare) if ours and floor]
     keys = {key for ours, floor in pairs for key in ours.keys() & floor.keys() if floor[key]}
     return {key: statistics.median(ours[key] / floor[key] for ours, floor in pairs if floor[key]) for key in keys}
@@ -272,7 +302,7 @@ def median_of(rounds):
     keys = {key for figures in rounds for key in figures}
     if not all(rounds):
         return {}
-    worst = {"late", "failed"}
+    worst = {"late", "failed", "lost"}
     return {key: (max if key in worst else statistics.median)(figures[key] for figures in rounds) for key in keys}
 
 
@@ -288,13 +318,14 @@ def judge(medians, ratios, variants):
     for row in ROWS:
         if row.scenario not in medians:
             continue
-        values = [medians[row.scenario].get(client, {}).get(row.key) for client in CLIENTS]
-        bare, raw, libpar = values
+        scenario = SCENARIOS.get(row.scenario)
+        clients = (scenario.bare if scenario else "", "raw", "libpar")
+        bare, raw, libpar = (medians[row.scenario].get(client, {}).get(row.key) for client in clients)
         ratio = ratios.get(row.scenario, {}).get(row.key) if libpar is not None else None
         variant = variants.get(row.scenario)
         title = f"{row.title} (by {variant})" if variant else row.title
         met = row.met(libpar, ratio)
-        rows.append({"scenario": title, "reqwest": bare, "raw": raw, "libpar": libpar, "ratio": ratio, "target": row.target(), "met": met})
+        rows.append({"scenario": title, "bare": bare, "raw": raw, "libpar": libpar, "ratio": ratio, "target": row.target(), "met": met})
     return rows
 
 
@@ -307,10 +338,10 @@ def shown(value):
 
 
 def table(rows):
-    header = ["scenario", "bare reqwest", "raw socket", "libpar", "ratio", "target", ""]
+    header = ["scenario", "bare client", "raw socket", "libpar", "ratio", "target", ""]
     verdicts = {True: "met", False: "MISSED", None: ""}
     lines = [
-        [row["scenario"], *(shown(row[key]) for key in ("reqwest", "raw", "libpar")),
+        [row["scenario"], *(shown(row[key]) for key in ("bare", "raw", "libpar")),
          f"{row['ratio']:.2f}x" if row["ratio"] is not None else "-", row["target"], verdicts[row["met"]]]
         for row in rows
     ]
@@ -339,7 +370,7 @@ def main():
     library = build(options.lib_dir.resolve(), not options.no_build)
     rounds = options.rounds or (3 if options.quick else 5)
     started = time.monotonic()
-    bench = Bench(options.quick, Path(os.environ.get("CARGO_TARGET_DIR", BENCHES / "target")))
+    bench = Bench(options.quick, Path(os.environ.get("CARGO_TARGET_DIR", BENCHES / "target")), library)
     try:
         medians, ratios = measure(bench, names, rounds)
     finally:

@@ -39,7 +39,7 @@ impl Server {
                 std::env::var_os("PAR_TEST_REQUIRE_ALL").is_none(),
                 "the llama.cpp server is required and not installed"
             );
-            println!("SKIPPED: no llama.cpp server (tests/scripts/llama_server.sh install)");
+            support::skipped("no llama.cpp server (tests/scripts/llama_server.sh install)");
             return None;
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

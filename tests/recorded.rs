@@ -4,6 +4,8 @@
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+mod support;
+
 use par::llm::openai_chat::{Frame, decode};
 use par::llm::{Assembler, DeltaSink, ModelAnswer, SseReader};
 use par::types::{Error, FinishReason, Part, ToolCallId, Transcript};
@@ -134,7 +136,7 @@ fn recordings() -> Vec<PathBuf> {
 fn recorded_replies_decode_to_what_their_payloads_say() {
     let recordings = recordings();
     if recordings.is_empty() {
-        println!("SKIPPED: no recordings beside the checkout");
+        support::skipped("no recordings of real providers beside the checkout");
         return;
     }
     for path in &recordings {
@@ -177,5 +179,4 @@ fn recorded_replies_decode_to_what_their_payloads_say() {
             assert_eq!(read([a, b]), whole, "{name} split at {split}");
         }
     }
-    println!("{} recordings", recordings.len());
 }

@@ -4,9 +4,10 @@
 //! and each blocking call borrows a driver that has its own (`runtime/driver.rs`).
 
 use crate::types::{Error, Result, Status};
+use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a client connects. Clients are shared by everything that connects alike.
@@ -51,25 +52,25 @@ fn build(connection: Connection) -> Result<reqwest::Client> {
         .map_err(|error| Error::new(Status::Internal, format!("the HTTP client cannot be built: {}", chain(&error))))
 }
 
-/// The certificates of the operating system; where it has none, those Mozilla trusts.
+/// The certificates of the operating system; where it has none, those Mozilla trusts. Read once, by the first client that
+/// needs them.
 fn trusting() -> Result<ClientConfig> {
-    static CONFIG: OnceLock<ClientConfig> = OnceLock::new();
-    if let Some(config) = CONFIG.get() {
-        return Ok(config.clone());
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = || tls_builder(Arc::clone(&provider));
-    let config = match rustls_platform_verifier::Verifier::new(Arc::clone(&provider)) {
-        Ok(verifier) => {
-            builder()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()
-        }
-        Err(error) => {
-            tracing::warn!("no system certificates ({error}); using the built-in roots");
-            let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-            builder()?.with_root_certificates(roots).with_no_client_auth()
-        }
+    static CONFIG: OnceCell<ClientConfig> = OnceCell::new();
+    let read = || {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = tls_builder(Arc::clone(&provider))?;
+        Ok(match rustls_platform_verifier::Verifier::new(provider) {
+            Ok(verifier) => {
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()
+            }
+            Err(error) => {
+                tracing::warn!("no system certificates ({error}); using the built-in roots");
+                let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+                builder.with_root_certificates(roots).with_no_client_auth()
+            }
+        })
     };
-    Ok(CONFIG.get_or_init(|| config).clone())
+    CONFIG.get_or_try_init(read).cloned()
 }
 
 /// For clients that never speak TLS: reqwest wants a configuration all the same.

@@ -21,7 +21,8 @@ need() { for tool in "$@"; do command -v "$tool" >/dev/null || die "needs $tool"
 
 mirror() {
     found=$(apt-get indextargets --format '$(SITE)' 2>/dev/null | grep -m1 -E '/debian/?$' || true)
-    echo "${found:-http://deb.debian.org/debian}"
+    [ -n "$found" ] || die "apt has no Debian mirror configured"
+    echo "$found"
 }
 
 # apt-get with its own lists and cache, blind to what the machine has installed.

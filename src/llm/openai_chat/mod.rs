@@ -18,6 +18,7 @@ use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::Map;
+use std::borrow::Cow;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -218,7 +219,11 @@ impl OpenAiChat {
         sink: &mut dyn DeltaSink,
     ) -> Result<ModelAnswer> {
         let body = self.read_bounded(response, MAX_WHOLE_BODY, sink).await?;
-        let text = String::from_utf8_lossy(&body);
+        // Checked first, which is fast; replaced only where it must be.
+        let text = match std::str::from_utf8(&body) {
+            Ok(text) => Cow::Borrowed(text),
+            Err(_) => String::from_utf8_lossy(&body),
+        };
         let mut assembler = Assembler::new(request.transcript);
         match decode(&text, &self.name, &mut assembler, sink) {
             Frame::Taken if assembler.is_finished() => Ok(assembler.into_answer(sink)),
