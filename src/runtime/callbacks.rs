@@ -15,9 +15,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::ThreadId;
 use std::time::Instant;
 
+type Call = Box<dyn Fn(u64, &[u8]) + Send>;
+
 /// A callback, and what is to be done when it will never be called again: on the callback thread, exactly once.
 pub struct Callback {
-    call: Box<dyn Fn(u64, &[u8]) + Send>,
+    call: Call,
     finish: Option<Box<dyn FnOnce() + Send>>,
 }
 

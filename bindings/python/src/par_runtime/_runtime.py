@@ -14,7 +14,7 @@ import uuid
 import weakref
 
 from . import _abi
-from ._lib import check, create, decode, descriptor, encode, fetch, lib
+from ._lib import check, create, decode, decode_last, descriptor, encode, fetch, lib
 from ._tools import Tool, encode_failure, encode_result
 from .errors import error_of, ParError, StateError
 from .events import Done, Event, Result, typed
@@ -24,7 +24,7 @@ _PATIENCE_MS = 50
 
 #: The events that one who only wants the result has to look at, as the library writes them. The quotes make it sure: in
 #: a string they are escaped, so a text that talks about events is not taken for one.
-_DECISIVE = re.compile(rb'"type":"(?:tool_call|completed|failed|cancelled|suspended)"')
+_DECISIVE = re.compile(rb'"type":"(tool_call|completed|failed|cancelled|suspended)"')
 _TERMINAL = frozenset(("completed", "failed", "cancelled", "suspended"))
 _ENVELOPE = ("v", "seq", "at_ms", "tag", "type")
 
@@ -286,11 +286,17 @@ class _StreamBase:
 
     def _look_for_result(self) -> bool:
         """The same for one who only wants the result: what does not decide anything is not even decoded."""
-        text = self._take()
-        if text is not None and _DECISIVE.search(text):
+        return self._keep_decisive(self._take())
+
+    def _keep_decisive(self, text: "bytes | None") -> bool:
+        decisive = text and _DECISIVE.search(text)
+        if not decisive:
+            return self._ended
+        if decisive[1] != b"tool_call" and (last := decode_last(text)) and last["type"] in _TERMINAL:
+            self._events, self._ended = [last], True  # Whatever came before it is in it, or is void.
+        else:
             self._keep(text)
-            return True
-        return self._ended
+        return True
 
     def _result(self) -> Result:
         return Result(decode(fetch(lib.par_stream_result, self._handle)[1]))
@@ -349,10 +355,7 @@ class Stream(_StreamBase):
             if self._ended:
                 return self._result()
             # Whoever asks for a result mostly comes before the events do: waits first, and then takes the rest at once.
-            text = self._wait()
-            if text is not None and _DECISIVE.search(text):
-                self._keep(text)
-            else:
+            if not self._keep_decisive(self._wait()):
                 self._look_for_result()
 
     def _wait(self) -> "bytes | None":
