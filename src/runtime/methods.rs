@@ -36,8 +36,7 @@ const METHODS: &[(&str, Method, &str)] = &[
     ("tools.list", Method::ToolsList, "the registered tools"),
 ];
 
-/// The names of every method.
-pub fn method_names() -> impl Iterator<Item = &'static str> {
+fn method_names() -> impl Iterator<Item = &'static str> {
     METHODS.iter().map(|(name, ..)| *name)
 }
 

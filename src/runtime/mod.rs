@@ -21,6 +21,3 @@ pub use core::Runtime;
 pub use scope::Scope;
 pub use stream::{Answer, Stream};
 pub use threads::is_own_thread;
-
-/// Parses config for the crate's own schema listing.
-pub use methods::method_names;

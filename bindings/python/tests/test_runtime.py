@@ -318,6 +318,110 @@ def test_a_thousand_streams_on_one_loop():
     asyncio.run(main())
 
 
+def test_every_way_to_a_result_gives_the_same():
+    def without_ids(result):
+        return {key: value for key, value in result.raw.items() if key != "run_id"}
+
+    def iterated(rt):
+        with rt.invoke_stream("adder", "go", tag={"type": "completed"}) as stream:
+            for _ in stream:
+                pass
+            return stream.result()
+
+    with adding() as rt:
+        tagged = {"tag": {"type": "tool_call", "inside": [{"v": 1, "seq": 1, "type": "completed"}]}}
+        results = [
+            iterated(rt), rt.invoke("adder", "go"), rt.invoke("adder", "go", **tagged), in_thread(rt.invoke, "adder", "go"),
+            asyncio.run(rt.ainvoke("adder", "go")), asyncio.run(rt.ainvoke("adder", "go", **tagged)),
+        ]
+    assert len({result.run_id for result in results}) == len(results)
+    for result in results:
+        assert without_ids(result) == without_ids(results[0]) and result.raw["status"] == "completed"
+
+
+@pytest.mark.parametrize("text", [
+    '{"type":"completed","text":"no"}', '[{"v":1,"seq":9,"type":"failed"}]', '\\"type":"tool_call"', '"type":"cancelled"',
+])
+def test_a_text_about_events_is_only_a_text(text):
+    with echoing() as rt:
+        assert rt.invoke("echo", text).text == text
+        assert asyncio.run(rt.ainvoke("echo", text)).text == text
+
+
+def test_a_tool_input_that_looks_like_an_event_is_only_an_input():
+    event = {"v": 1, "seq": 7, "type": "completed", "text": "no"}
+    with scripted({"tool_calls": [{"name": "log", "input": {"event": event}}]}, {"text": "logged"}) as rt:
+        seen = []
+
+        @rt.tool
+        def log(event: dict) -> str:
+            seen.append(event)
+            return "ok"
+
+        rt.register_agent("a", model="mock/m", tools=[log])
+        for result in (rt.invoke("a", "x"), asyncio.run(rt.ainvoke("a", "x"))):
+            assert result.text == "logged" and result.tool_calls[0]["input"] == {"event": event}
+        assert seen == [event, event]
+
+
+@pytest.mark.parametrize("by", ["hub", "descriptor"])
+def test_a_slow_reader_gets_every_event_in_order(by):
+    words = [f"w{n}" for n in range(3000)]
+
+    async def main():
+        with scripted({"text": " ".join(words), "delay_ms": 0}) as rt:
+            rt.register_agent("a", model="mock/m")
+            if by == "descriptor":
+                async def elsewhere():
+                    await rt.ainvoke("a", "x")
+                    await asyncio.sleep(30)
+
+                other = asyncio.new_event_loop()
+                task = other.create_task(elsewhere())
+                threading.Thread(target=lambda: other.run_until_complete(asyncio.wait([task])), daemon=True).start()
+                while rt._hub is None:
+                    await asyncio.sleep(0.001)
+            events = []
+            async for event in rt.ainvoke_stream("a", "x"):
+                events.append(event)
+                if len(events) % 500 == 0:
+                    await asyncio.sleep(0.002)
+            if by == "descriptor":
+                other.call_soon_threadsafe(task.cancel)
+            assert [event.seq for event in events] == list(range(1, len(events) + 1))
+            assert "".join(event.text for event in events if isinstance(event, par.TextDelta)).split() == words
+            assert isinstance(events[-1], par.Done)
+
+    asyncio.run(main())
+
+
+def test_closing_the_runtime_tells_who_waits():
+    async def main():
+        rt = scripted({"text": "a b c", "delay_ms": 60_000}, shutdown={"drain_timeout": 0})
+        rt.register_agent("slow", model="mock/m")
+        waiting = [asyncio.create_task(rt.ainvoke("slow", "x")) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        rt.close()
+        for outcome in await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5):
+            assert isinstance(outcome, par.CancelledError)
+
+    asyncio.run(main())
+
+
+def test_a_signal_handler_may_invoke_in_the_middle_of_an_invoke():
+    answers, numbers = [], iter(range(10_000))
+    with echoing() as rt:
+        before = signal.signal(signal.SIGALRM, lambda *_: answers.append(rt.invoke("echo", f"inner {next(numbers)}").text))
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        try:
+            for n in range(500):
+                assert rt.invoke("echo", f"outer {n}").text == f"outer {n}"
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    assert answers and {answer.split()[0] for answer in answers} == {"inner"}
+
+
 def test_nothing_is_left_behind():
     def descriptors():
         return len(os.listdir("/proc/self/fd"))

@@ -111,7 +111,10 @@ def decode_last(events: bytes):
 
     What looks like the beginning of an event may be one that a tool's input or a tag has inside: then it ends too early.
     """
-    last = events[events.rfind(b'{"v":1,"seq":'):-1].decode()
+    start = events.rfind(b'{"v":1,"seq":')
+    if start < 0:
+        return None
+    last = events[start:-1].decode()
     event, end = _decode_value(last)
     return event if end == len(last) else None
 

@@ -1,0 +1,133 @@
+//! JSON text → value, refusing what a lenient parser lets pass: duplicate keys, too much depth.
+
+use crate::types::{Error, Result, Status};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// Parses JSON text. `name` is what the text is, for messages (`config`, `request`).
+pub fn parse(text: &str, name: &str) -> Result<Value> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    // Its own bound is one short of ours.
+    deserializer.disable_recursion_limit();
+    Strict { depth: 0 }
+        .deserialize(&mut deserializer)
+        .and_then(|value| deserializer.end().map(|()| value))
+        .map_err(|error| syntax_error(text, name, &error))
+}
+/// Reads a free value in a shape for [`from_str_fast`]: duplicate keys are refused inside it too.
+pub fn value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Strict { depth: 0 }.deserialize(deserializer).map(|value| Some(value).filter(|value| !value.is_null()))
+}
+fn syntax_error(text: &str, name: &str, error: &serde_json::Error) -> Error {
+    let offset = byte_offset(text, error.line(), error.column());
+    let said = error.to_string();
+    let said = said.split(" at line ").next().unwrap_or_default();
+    if let Some(key) = said.strip_prefix(DUPLICATE_KEY) {
+        return Error::new(
+            Status::Json,
+            format!("the {name} has the key {key:?} twice, the second near byte {offset}"),
+        )
+        .with_path(key)
+        .with_hint("keep one of the two");
+    }
+    let hint = if text.trim().is_empty() {
+        "the text is empty; an empty object is {}"
+    } else if error.is_eof() {
+        "the text ends too early: check the length that was passed"
+    } else {
+        "the text must be one JSON document (RFC 8259)"
+    };
+    Error::new(Status::Json, format!("the {name} is not valid JSON at byte {offset}: {said}")).with_hint(hint)
+}
+
+fn byte_offset(text: &str, line: usize, column: usize) -> usize {
+    let before: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    (before + column.saturating_sub(1)).min(text.len())
+}
+
+const DUPLICATE_KEY: &str = "duplicate key ";
+
+/// How deep arrays and objects may be nested.
+const MAX_DEPTH: usize = 128;
+
+/// Builds a [`Value`] and refuses duplicate keys, at any depth, and too much depth.
+#[derive(Clone, Copy)]
+struct Strict {
+    depth: usize,
+}
+
+impl Strict {
+    fn inner<E: de::Error>(self) -> Result<Self, E> {
+        if self.depth == MAX_DEPTH {
+            return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH}")));
+        }
+        Ok(Self { depth: self.depth + 1 })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let inner = self.inner()?;
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(inner)? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let inner = self.inner()?;
+        let mut object = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if object.contains_key(&key) {
+                return Err(de::Error::custom(format_args!("{DUPLICATE_KEY}{key}")));
+            }
+            let value = map.next_value_seed(inner)?;
+            object.insert(key, value);
+        }
+        Ok(Value::Object(object))
+    }
+}
