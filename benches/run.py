@@ -130,6 +130,7 @@ ROWS = [
     Row("Python: one invoke on a thread, CPU µs", "python-invoke-thread", "cpu_us", times=1.125),
     Row("Python: one invoke on a thread, wall µs", "python-invoke-thread", "wall_us"),
     Row("Python: 64 in flight on asyncio, invokes/s", "python-flight", "per_second", limit=15000, at_least=True),
+    Row("Python: 64 in flight on asyncio, CPU µs each", "python-flight", "cpu_us"),
     Row("Python: 10,000-chunk stream, events/s", "python-burst", "events_per_second", limit=200000, at_least=True),
     Row("Python: 1,000 asyncio streams, late", "python-crowd", "late", limit=0),
     Row("Python: 1,000 asyncio streams, failed", "python-crowd", "failed", limit=0),
@@ -357,7 +358,7 @@ def table(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lib-dir", type=Path, default=ROOT / "target/release", help="where libpar.so is")
-    parser.add_argument("--quick", action="store_true", help="three short rounds: a minute instead of five")
+    parser.add_argument("--quick", action="store_true", help="three short rounds: two minutes instead of seven")
     parser.add_argument("--rounds", type=int, help="how often everything is measured (5; 3 with --quick)")
     parser.add_argument("--only", help=f"some of: {', '.join(SCENARIOS)}", metavar="A,B")
     parser.add_argument("--no-build", action="store_true", help="take bench-server and bench-floor as they are")

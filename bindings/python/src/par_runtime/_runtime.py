@@ -22,8 +22,8 @@ from .events import Done, Event, Result, typed
 #: How long a call waits inside the library before it waits where signals interrupt it. Short answers never leave.
 _PATIENCE_MS = 50
 
-#: The events that one who only wants the result has to look at, as the library writes them. The quotes make it sure: in
-#: a string they are escaped, so a text that talks about events is not taken for one.
+#: The events that one who only wants the result has to look at, as the library writes them. The quotes keep texts out: in
+#: a string they are escaped. A tool's input or a tag may look like one, which costs a decoding in vain.
 _DECISIVE = re.compile(rb'"type":"(tool_call|completed|failed|cancelled|suspended)"')
 _TERMINAL = frozenset(("completed", "failed", "cancelled", "suspended"))
 _ENVELOPE = ("v", "seq", "at_ms", "tag", "type")
@@ -135,8 +135,11 @@ class Runtime:
                 fetch(lib.par_invoke, self._handle, request, len(request), _milliseconds(timeout))[1]))
         if timeout is not None:
             keys["timeout_ms"] = _milliseconds(timeout)
-        with self.invoke_stream(agent, input, **keys) as stream:
+        stream = self.invoke_stream(agent, input, **keys)
+        try:
             return stream.result()
+        finally:
+            stream.close()
 
     def invoke_stream(self, agent: str, input, **keys) -> "Stream":
         """Runs an agent and hands out its events as they come."""
