@@ -355,7 +355,7 @@ PAR_EXPORT par_status_t par_call_start(par_runtime_t *rt,
 
 /* Start an agent. What is wrong with the request is an error now; what goes wrong later is an event.
  *
- * @param  request  JSON: agent, input, session, timeout_ms, run_id, tag, overflow, notify
+ * @param  request  JSON: agent, input, session, timeout_ms, run_id, tag, overflow, notify, events
  * @out    out      the stream, free with par_stream_free
  * @thread any    @blocks never    @since 0.1
  */

@@ -65,6 +65,25 @@ fn blocking_and_streaming_are_the_same_run() {
 }
 
 #[test]
+fn a_stream_of_the_result_alone_has_host_work_and_the_end() {
+    let runtime = scripted(json!([{"tool_calls": [{"name": "t"}], "text": "Let me see."}, {"text": "done"}]));
+    tool(&runtime, "t", json!({}));
+    agent(&runtime, json!(["t"]));
+    let stream = runtime.stream(r#"{"agent": "a", "input": "go", "events": "result"}"#).unwrap();
+    let mut seen = Vec::new();
+    while let Some(event) = next(&stream) {
+        if let Some(token) = event["token"].as_u64() {
+            runtime.tool_complete(token, "1").unwrap();
+        }
+        seen.push(event);
+    }
+    assert_eq!(types(&seen), ["tool_call", "completed"]);
+    assert_eq!(seen[1]["text"], "done");
+    let blocking = runtime.invoke(r#"{"agent": "a", "input": "go", "events": "result"}"#, None).unwrap_err();
+    assert_eq!(blocking.path(), Some("request.events"));
+}
+
+#[test]
 fn a_session_continues_and_others_do_not_see_it() {
     let runtime = scripted(Value::Null);
     agent(&runtime, json!([]));

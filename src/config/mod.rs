@@ -17,7 +17,7 @@ pub use mock::{MockConfig, MockError, MockExpect, MockScope, MockToolCall, MockT
 pub use provider::{
     ApiKind, OpenAiConfig, ProviderConfig, RequestFormat, RetryConfig, TimeoutConfig, providers_from_environment,
 };
-pub use request::{Input, InputPart, Notify, Overflow, RunRequest};
+pub use request::{Events, Input, InputPart, Notify, Overflow, RunRequest};
 pub use runtime::{InboxConfig, Limits, LogLevel, Persistence, RuntimeConfig, ShutdownConfig};
 pub use secret::Secret;
 pub use tool::{Effect, Permission, ToolConfig};

@@ -34,6 +34,9 @@ pub struct RunRequest {
     /// Where a stream announces that it has events.
     #[serde(default)]
     pub notify: Notify,
+    /// Which events a stream has.
+    #[serde(default)]
+    pub events: Events,
 }
 
 impl RunRequest {
@@ -137,4 +140,16 @@ pub enum Notify {
     None,
     /// A `{"type":"ready","run_id":…}` in the inbox: one fd for any number of streams.
     Inbox,
+}
+
+/// Which events a stream has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Events {
+    /// All of them.
+    #[default]
+    All,
+    /// Host work and the terminal event: what a host needs that only waits for the result, and no wake-up besides. They
+    /// keep the numbers they have among all events.
+    Result,
 }

@@ -1,7 +1,7 @@
 //! The one way an event leaves a run: numbered, encoded once, to the run's stream and to the hub.
 
 use super::{Hub, Queue};
-use crate::config::Overflow;
+use crate::config::{Events, Overflow};
 use crate::types::{Envelope, EventBody};
 use std::sync::Arc;
 
@@ -17,22 +17,26 @@ pub struct Emitter {
     envelope: Envelope,
     queue: Option<Arc<Queue>>,
     hub: Arc<Hub>,
-    overflow: Overflow,
-    max_held: usize,
+    wishes: Wishes,
     held: Held,
     scratch: Vec<u8>,
 }
 
+/// What the request says about its stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wishes {
+    /// What a full queue means.
+    pub overflow: Overflow,
+    /// Which events go into it.
+    pub events: Events,
+    /// The most bytes of text that a coalescing stream holds back.
+    pub max_held: usize,
+}
+
 impl Emitter {
     /// The emitter of one run. Without a `queue` the run is blocking and only the hub sees its events.
-    pub fn new(
-        envelope: Envelope,
-        queue: Option<Arc<Queue>>,
-        hub: Arc<Hub>,
-        overflow: Overflow,
-        max_held: usize,
-    ) -> Self {
-        Self { envelope, queue, hub, overflow, max_held, held: Held::default(), scratch: Vec::new() }
+    pub fn new(envelope: Envelope, queue: Option<Arc<Queue>>, hub: Arc<Hub>, wishes: Wishes) -> Self {
+        Self { envelope, queue, hub, wishes, held: Held::default(), scratch: Vec::new() }
     }
 
     /// The number the next event will have.
@@ -53,7 +57,8 @@ impl Emitter {
 
     /// Emits a piece of text, or of reasoning; a coalescing stream without room holds it.
     pub fn emit_text(&mut self, text: &str, is_reasoning: bool) {
-        let full = self.overflow == Overflow::Coalesce && self.queue.as_ref().is_some_and(|queue| !queue.has_room());
+        let full =
+            self.wishes.overflow == Overflow::Coalesce && self.queue.as_ref().is_some_and(|queue| !queue.has_room());
         if full {
             if self.held.is_reasoning != is_reasoning {
                 self.flush();
@@ -68,10 +73,10 @@ impl Emitter {
 
     /// Whether the producer may go on at once.
     pub fn is_ready(&self) -> bool {
-        match (&self.queue, self.overflow) {
+        match (&self.queue, self.wishes.overflow) {
             (None, _) => true,
             (Some(queue), Overflow::Backpressure) => queue.has_room(),
-            (Some(_), Overflow::Coalesce) => self.held.text.len() < self.max_held,
+            (Some(_), Overflow::Coalesce) => self.held.text.len() < self.wishes.max_held,
         }
     }
 
@@ -92,7 +97,7 @@ impl Emitter {
     /// Emits the one terminal event.
     pub fn finish(&mut self, body: &EventBody<'_>) {
         self.flush();
-        if !self.encode_into_scratch(body) {
+        if !self.encode_into_scratch(body, self.queue.is_some()) {
             return;
         }
         if let Some(queue) = &self.queue {
@@ -103,9 +108,9 @@ impl Emitter {
         }
     }
 
-    /// Encodes the event, unless nobody is there to read it: then it is only counted.
-    fn encode_into_scratch(&mut self, body: &EventBody<'_>) -> bool {
-        if self.queue.is_none() && !self.hub.is_active() {
+    /// Encodes the event, unless neither the queue nor anybody else takes it: then it is only counted.
+    fn encode_into_scratch(&mut self, body: &EventBody<'_>, queued: bool) -> bool {
+        if !queued && !self.hub.is_active() {
             self.envelope.skip();
             return false;
         }
@@ -143,10 +148,11 @@ impl Emitter {
     }
 
     fn write(&mut self, body: &EventBody<'_>) {
-        if !self.encode_into_scratch(body) {
+        let wanted = self.wishes.events == Events::All || body.is_host_work();
+        if !self.encode_into_scratch(body, wanted && self.queue.is_some()) {
             return;
         }
-        if let Some(queue) = &self.queue {
+        if let Some(queue) = self.queue.as_ref().filter(|_| wanted) {
             queue.stage(&self.scratch);
         }
         if self.hub.is_active() {
@@ -166,7 +172,8 @@ mod tests {
     fn a_coalescing_stream_merges_what_waits_and_keeps_order() {
         let queue = Arc::new(Queue::new(Bounds { events: 1, bytes: 1 << 20 }));
         let envelope = Envelope::new(&"r".into(), None);
-        let mut emitter = Emitter::new(envelope, Some(Arc::clone(&queue)), Arc::default(), Overflow::Coalesce, 1 << 20);
+        let wishes = Wishes { overflow: Overflow::Coalesce, events: Events::All, max_held: 1 << 20 };
+        let mut emitter = Emitter::new(envelope, Some(Arc::clone(&queue)), Arc::default(), wishes);
         for text in ["a", "b", "c"] {
             emitter.emit_text(text, false);
         }

@@ -5,8 +5,8 @@ use super::core::{Core, Runtime};
 use super::runs::LiveRun;
 use super::stream::{Answer, Ended, Outcome, Stream, lost_answer, result_json};
 use crate::agent::{self, RunSpec, execute};
-use crate::config::{AgentConfig, Notify, Overflow, RunRequest};
-use crate::events::{Batched, Bounds, Emitter, Queue, flush_soon};
+use crate::config::{AgentConfig, Events, Notify, Overflow, RunRequest};
+use crate::events::{Batched, Bounds, Emitter, Queue, Wishes, flush_soon};
 use crate::llm::Provider;
 use crate::runtime::CallbackSlot;
 use crate::tools::{Registered, Runner};
@@ -99,6 +99,7 @@ impl Runtime {
         if !is_stream {
             for (path, given) in [
                 ("request.notify", request.notify != Notify::None),
+                ("request.events", request.events != Events::All),
                 ("request.overflow", request.overflow != Overflow::Backpressure),
             ] {
                 if given {
@@ -155,8 +156,12 @@ impl Prepared {
             (a, b) => a.or(b),
         };
         let envelope = Envelope::new(&self.run_id, self.tag.as_deref());
-        let max_held = core.limits().stream_queue_bytes;
-        let emitter = Emitter::new(envelope, queue, Arc::clone(&core.hub), self.request.overflow, max_held);
+        let wishes = Wishes {
+            overflow: self.request.overflow,
+            events: self.request.events,
+            max_held: core.limits().stream_queue_bytes,
+        };
+        let emitter = Emitter::new(envelope, queue, Arc::clone(&core.hub), wishes);
         let spec = RunSpec {
             run_id: self.run_id,
             parallel: self.agent.parallel_tool_execution.unwrap_or(core.config.parallel_tool_execution),
@@ -232,7 +237,7 @@ impl Core {
         let hub = Arc::clone(&self.hub);
         let batched = Arc::clone(&queue);
         let task = async move {
-            let mut emitter = Emitter::new(Envelope::new(&run_id, None), Some(queue), hub, Overflow::Backpressure, 0);
+            let mut emitter = Emitter::new(Envelope::new(&run_id, None), Some(queue), hub, Wishes::default());
             let answer = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(Error::new(Status::Cancelled, format!("the call was cancelled: {}", cancel.reason()))),

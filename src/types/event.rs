@@ -162,6 +162,13 @@ pub enum EventBody<'a> {
     },
 }
 
+impl EventBody<'_> {
+    /// Whether the host must act on it: an answer is wanted, or not wanted any more.
+    pub fn is_host_work(&self) -> bool {
+        matches!(self, Self::ToolCall { .. } | Self::ToolCancelled { .. })
+    }
+}
+
 /// What a run came to. `par_invoke` and `par_stream_result` answer it with `run_id` and `status` in front.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct RunResult {

@@ -135,7 +135,7 @@ class Runtime:
                 fetch(lib.par_invoke, self._handle, request, len(request), _milliseconds(timeout))[1]))
         if timeout is not None:
             keys["timeout_ms"] = _milliseconds(timeout)
-        stream = self.invoke_stream(agent, input, **keys)
+        stream = self.invoke_stream(agent, input, events="result", **keys)
         try:
             return stream.result()
         finally:
@@ -150,7 +150,7 @@ class Runtime:
         """Runs an agent and awaits its result. Async tools run as tasks, at the same time; others inline."""
         if timeout is not None:
             keys["timeout_ms"] = _milliseconds(timeout)
-        stream = self.ainvoke_stream(agent, input, **keys)
+        stream = self.ainvoke_stream(agent, input, events="result", **keys)
         try:
             return await stream.result()
         finally:
