@@ -192,9 +192,12 @@ static void tear_down(void) {
 
 #define REQUEST "{\"agent\":\"bench\",\"input\":\"What does the quick brown fox do?\""
 
+/* Whether the host only waits for results and calls of its tool: then that is all it asks for. */
+static int only_results;
+
 static par_stream_t *start(void) {
     par_stream_t *stream;
-    TRY(par_stream_start(rt, REQUEST "}", PAR_NTS, &stream, &err));
+    TRY(par_stream_start(rt, only_results ? REQUEST ",\"events\":\"result\"}" : REQUEST "}", PAR_NTS, &stream, &err));
     return stream;
 }
 
@@ -202,7 +205,8 @@ static par_stream_t *start(void) {
 static par_stream_t *start_announced(size_t slot) {
     char request[256];
     par_stream_t *stream;
-    snprintf(request, sizeof request, REQUEST ",\"notify\":\"inbox\",\"tag\":\"%zu\"}", slot);
+    snprintf(request, sizeof request, REQUEST ",\"notify\":\"inbox\",\"tag\":\"%zu\",\"events\":\"%s\"}", slot,
+             only_results ? "result" : "all");
     TRY(par_stream_start(rt, request, PAR_NTS, &stream, &err));
     return stream;
 }
@@ -232,6 +236,7 @@ static void stream_to_end(struct seen *seen) {
 static void sequential(size_t count, size_t warm_up, int streaming, size_t calls_each) {
     struct seen seen = {0};
     int callback = !strcmp(variant, "callback");
+    only_results = calls_each > 0;
     if (callback) TRY(par_on_tool(rt, on_tool, (uintptr_t)&seen, NULL, &err));
     for (size_t i = 0; i < count + warm_up; i++) {
         if (i == warm_up) {
@@ -297,6 +302,7 @@ static void rush_in_turn(struct seen *seen, size_t count) {
 
 static void flight(size_t count) {
     struct seen seen = {0};
+    only_results = 1;
     void (*rush)(struct seen *, size_t) = strcmp(variant, "turn") ? rush_by_inbox : rush_in_turn;
     rush(&seen, 2000);
     memset(&seen, 0, sizeof seen);

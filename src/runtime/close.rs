@@ -106,8 +106,9 @@ fn run(core: &Arc<Core>) {
     core.scope.cancel().cancel("the runtime was closed");
     core.runs.wait_for_none(None);
     if let Some(workers) = core.workers.take() {
-        workers.handle().block_on(core.scope.join());
-        workers.end();
+        workers.block_on(core.scope.join());
+        // The threads end at once, but for helpers of libraries, such as name lookups: those are not waited for long.
+        workers.shutdown_timeout(Duration::from_millis(500));
     }
     core.drivers.clear();
     core.inbox.push_terminal(br#"{"type":"closed"}"#);
