@@ -80,7 +80,7 @@ impl Emitter {
         }
     }
 
-    /// Completes when there is room, and writes what was held. Never completes while nothing waits. Cancel safe.
+    /// Completes when there is room, or the reader is gone, and writes what was held. Cancel safe.
     pub async fn ready(&mut self) {
         match &self.queue {
             Some(queue) => queue.room().await,

@@ -80,11 +80,6 @@ impl Core {
     pub fn limits(&self) -> &Limits {
         &self.config.limits
     }
-
-    /// A message that the host must get.
-    fn inbox_work(inbox: &Queue, json: &[u8]) {
-        inbox.push(json);
-    }
 }
 
 impl Runtime {
@@ -348,7 +343,7 @@ impl Core {
     /// Joins the inbox to what fills it.
     fn connect_inbox(self: &Arc<Self>) {
         let inbox = Arc::clone(&self.inbox);
-        self.desk.set_inbox(Arc::new(move |_, json| Self::inbox_work(&inbox, json)));
+        self.desk.set_inbox(Arc::new(move |_, json| inbox.push(json)));
         if self.config.inbox.events {
             let inbox = Arc::clone(&self.inbox);
             // Host work has one place each; the inbox gets its own by another way.
