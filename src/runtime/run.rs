@@ -10,7 +10,7 @@ use crate::events::{Batched, Bounds, Emitter, Queue, Wishes, flush_soon};
 use crate::llm::Provider;
 use crate::runtime::CallbackSlot;
 use crate::tools::{Registered, Runner};
-use crate::types::{Cancel, Envelope, Error, Result, RunId, Status};
+use crate::types::{Cancel, Envelope, Error, EventBody, Result, RunId, Status, Usage};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::sync::atomic::Ordering;
@@ -66,7 +66,7 @@ impl Runtime {
             ended: Arc::new(OnceLock::new()),
             cancel: prepared.cancel.clone(),
         };
-        let ending = Ending { queue: Arc::clone(&queue), ended: Arc::clone(&stream.ended) };
+        let ending = Ending::of(&stream);
         let batched = Arc::clone(&queue);
         let core = Arc::clone(core);
         let run = async move {
@@ -233,7 +233,7 @@ impl Core {
             ended: Arc::new(OnceLock::new()),
             cancel: cancel.clone(),
         };
-        let ending = Ending { queue: Arc::clone(&queue), ended: Arc::clone(&stream.ended) };
+        let ending = Ending::of(&stream);
         let hub = Arc::clone(&self.hub);
         let batched = Arc::clone(&queue);
         let task = async move {
@@ -253,7 +253,6 @@ impl Core {
 }
 
 fn finish(emitter: &mut Emitter, answer: &Answer, cancel: &Cancel) {
-    use crate::types::{EventBody, Usage};
     let raw = match answer {
         Ok(json) => RawValue::from_string(json.clone()).map_err(|error| Error::internal(error.to_string())),
         Err(error) => Err(error.clone()),
@@ -268,15 +267,29 @@ fn finish(emitter: &mut Emitter, answer: &Answer, cancel: &Cancel) {
     }
 }
 
-/// Whatever happens to the task, its stream ends and has an answer.
+/// Whatever happens to the task, its stream has an answer and one terminal event: also one that a closing runtime dropped
+/// before it ran.
 struct Ending {
+    run_id: RunId,
     queue: Arc<Queue>,
     ended: Ended,
 }
 
+impl Ending {
+    fn of(stream: &Stream) -> Self {
+        Self { run_id: stream.run_id.clone(), queue: Arc::clone(&stream.queue), ended: Arc::clone(&stream.ended) }
+    }
+}
+
 impl Drop for Ending {
     fn drop(&mut self) {
-        let _ = self.ended.set(Err(lost_answer()));
+        let error = if std::thread::panicking() { lost_answer() } else { closed() };
+        if self.ended.set(Err(error.clone())).is_ok() {
+            let mut event = Vec::new();
+            let failed = EventBody::Failed { error: &error, usage: Usage::default() };
+            Envelope::new(&self.run_id, None).write(&failed, &mut event);
+            self.queue.push_terminal(&event);
+        }
         self.queue.end();
     }
 }
@@ -287,4 +300,24 @@ struct Note<'a> {
     run_id: &'a RunId,
     #[serde(skip_serializing_if = "Option::is_none")]
     tag: Option<&'a RawValue>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Polled;
+    use pretty_assertions::assert_eq;
+
+    #[test]
+    fn a_task_that_never_ran_still_ends_its_stream_once() {
+        let queue = Arc::new(Queue::new(Bounds { events: 1, bytes: 1024 }));
+        let ended = Arc::new(OnceLock::new());
+        let stream = Stream { run_id: "r".into(), queue, ended, cancel: Cancel::new() };
+        drop(Ending::of(&stream));
+        assert_eq!(stream.answer().unwrap().unwrap_err().status(), Status::Closed);
+        let parse = |event: &[u8]| serde_json::from_slice::<serde_json::Value>(event).unwrap();
+        let Polled::Event(event) = stream.queue().poll(parse).unwrap() else { panic!("no terminal event") };
+        assert_eq!((&event["type"], &event["error"]["name"]), (&"failed".into(), &"PAR_ERR_CLOSED".into()));
+        assert_eq!(stream.queue().poll(parse).unwrap(), Polled::End);
+    }
 }
