@@ -122,6 +122,12 @@
 #define PAR_ERR_OUT_OF_MEMORY            (-92)  /* Memory ran out. */
 #define PAR_ERR_IO                       (-93)  /* The operating system refused. */
 
+/* An amount in 10⁻¹² US dollars. In JSON and as text it is a decimal number of dollars: `"0.00123"`. */
+typedef struct PicoUsd PicoUsd;
+
+/* A kind of personal data. */
+typedef struct PiiPattern PiiPattern;
+
 /* An error. Immutable; freed by par_error_free; may be kept, and used on any thread. */
 typedef struct par_error_t par_error_t;
 
@@ -141,6 +147,10 @@ typedef void (*par_callback_t)(uintptr_t user_data, uint64_t token, const char *
 
 /* Called once for each registration that succeeded, after its last callback, on the callback thread. */
 typedef void (*par_destroy_t)(uintptr_t user_data);
+
+
+
+
 
 #ifdef __cplusplus
 extern "C" {
@@ -462,6 +472,19 @@ PAR_EXPORT par_status_t par_run_cancel(par_runtime_t *rt,
                                        size_t reason_len,
                                        par_error_t **err);
 
+/* Say something to a living run: at the next safe point, or when it has answered.
+ *
+ * @param  message  JSON: a text, or {"input", "when": "now" | "follow_up"}
+ * @return PAR_OK; PAR_ERR_NOT_FOUND when the run has ended or is ending; PAR_ERR_LIMIT when too much waits
+ * @thread any    @blocks never    @since 0.1
+ */
+PAR_EXPORT par_status_t par_run_steer(par_runtime_t *rt,
+                                      const char *run_id,
+                                      size_t run_id_len,
+                                      const char *message,
+                                      size_t message_len,
+                                      par_error_t **err);
+
 /* How a run stands, living or lately ended.
  *
  * @out    out  owned JSON {run_id, agent, session, status, started_at_ms, ended_at_ms, error}; free with par_free
@@ -513,6 +536,21 @@ PAR_EXPORT par_status_t par_tool_progress(par_runtime_t *rt,
                                           const char *note,
                                           size_t note_len,
                                           par_error_t **err);
+
+/* Answer an approval request. An approved call then really runs.
+ *
+ * @param  approval_id  from the approval_request event
+ * @param  decision     JSON: "approve", or {"type": "approve" | "reject" | "edit", "reason"?, "input"?, "approver"?}
+ * @return PAR_OK; PAR_ERR_NOT_FOUND when it was answered, has expired, or its run has ended; PAR_ERR_SCHEMA when edited
+ * arguments do not fit, after which it still waits
+ * @thread any    @blocks never    @since 0.1
+ */
+PAR_EXPORT par_status_t par_approval_resolve(par_runtime_t *rt,
+                                             const char *approval_id,
+                                             size_t approval_id_len,
+                                             const char *decision,
+                                             size_t decision_len,
+                                             par_error_t **err);
 
 /* ---- 8. Inbox -------------------------------------------------------------------------------------------- */
 
@@ -577,6 +615,19 @@ PAR_EXPORT par_status_t par_on_tool(par_runtime_t *rt,
                                     uintptr_t user_data,
                                     par_destroy_t destroy,
                                     par_error_t **err);
+
+/* Take approval requests: called with token 0 and the approval_request event; answered by par_approval_resolve, at once or
+ * later. Goes before streams and the inbox.
+ *
+ * @param  cb       NULL unregisters
+ * @param  destroy  may be NULL
+ * @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+ */
+PAR_EXPORT par_status_t par_on_approval(par_runtime_t *rt,
+                                        par_callback_t cb,
+                                        uintptr_t user_data,
+                                        par_destroy_t destroy,
+                                        par_error_t **err);
 
 /* Take the events of every run. When the host is slow the oldest are dropped, and the next has "dropped": how many.
  *

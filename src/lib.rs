@@ -20,10 +20,12 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod agent;
+pub mod approval;
 pub mod config;
 pub mod events;
 pub mod ffi;
 pub mod llm;
+pub mod middleware;
 pub mod runtime;
 pub mod store;
 pub mod tools;

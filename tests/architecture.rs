@@ -9,6 +9,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("ffi", 8),
     ("runtime", 7),
     ("agent", 5),
+    ("approval", 4),
+    ("middleware", 4),
     ("events", 3),
     ("llm", 3),
     ("tools", 3),

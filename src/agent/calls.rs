@@ -1,130 +1,316 @@
 //! The tool calls of one model answer: admitted, run, answered.
 //!
-//! Arguments are checked before anything runs, and what is wrong with them is told to the model, which can mend it. Each
-//! call has its own deadline and its tool's concurrency limit; results are answered in call order whatever order they
-//! come in. A tool that fails does not fail the run.
+//! Arguments are checked before anything runs, and what is wrong with them is told to the model, which can mend it. Then
+//! in this order: middleware, permission, the limits on concurrency, the tool under its deadline, the check of its output,
+//! the cut to what the model is shown, middleware. Each call has its own deadline; results are answered in call order
+//! whatever order they come in. A tool that fails does not fail the run; a middleware or a budget that forbids it does.
 
-use super::run::{RunSpec, millis, panic_error};
-use crate::config::Permission;
+use super::output::{Output, shorten};
+use super::permission::{self, Rule};
+use super::run::{millis, panic_error};
+use super::setup::Offer;
+use super::structured::ANSWER_TOOL;
+use super::subagent;
+use super::work::Work;
+use crate::config::HandoffConfig;
 use crate::events::Emitter;
+use crate::middleware::{BeforeTool, PendingCall};
 use crate::tools::{HostAnswer, HostDesk, HostSays, Invocation, Registered, Runner, Tool, ToolFailure};
-use crate::types::{Error, EventBody, Result, ToolCall, ToolCallId, ToolResult, Transcript};
+use crate::types::{Error, EventBody, Result, Status, ToolCall, ToolCallId, ToolResult, Usage};
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use serde_json::Value;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// Runs every open call of the transcript and answers it.
-pub(super) async fn run_calls(
-    spec: &RunSpec,
-    transcript: &mut Transcript,
-    emitter: &mut Emitter,
-    open_calls: &OpenCalls,
-) -> Result<()> {
-    let calls: Vec<ToolCall> = transcript.open_calls().cloned().collect();
-    // Locked only to write an event, never across an await.
-    let desk = Desk { spec, emitter: Mutex::new(emitter), open_calls };
-    // Answered one by one, so that an interruption loses no result that came.
-    let mut answer = |(id, result): (ToolCallId, ToolResult)| {
-        transcript.answer(&id, result).map_err(|error| Error::internal(error.to_string()))
-    };
-    if spec.parallel {
-        let mut running: FuturesUnordered<_> = calls.iter().map(|call| desk.run(call)).collect();
-        while let Some(result) = running.next().await {
-            answer(result)?;
+/// What the calls of one answer came to.
+#[derive(Default)]
+pub struct Called {
+    /// The agent that takes over, and what it is told.
+    pub handoff: Option<(Arc<HandoffConfig>, String)>,
+    /// The arguments of [`ANSWER_TOOL`] and its call.
+    pub answer: Option<(ToolCallId, String)>,
+}
+
+/// Runs every open call of the transcript and answers it, but for that of [`ANSWER_TOOL`] if `takes_answer`.
+pub async fn run_calls(work: &mut Work<'_>, takes_answer: bool) -> Result<Called> {
+    let calls: Vec<ToolCall> = work.transcript().open_calls().cloned().collect();
+    let mut called = Called::default();
+    let mut todo = Vec::with_capacity(calls.len());
+    for call in &calls {
+        if takes_answer && call.name == ANSWER_TOOL {
+            match called.answer {
+                None => called.answer = Some((call.id.clone(), call.arguments.clone())),
+                Some(_) => answer(work, &call.id, ToolResult::error("Only one final answer counts."))?,
+            }
+            continue;
         }
-    } else {
-        for call in &calls {
-            answer(desk.run(call).await)?;
+        match (work.setup.offers.get(&call.name), &called.handoff) {
+            (Some(Offer::Handoff(_)), Some(_)) => {
+                answer(work, &call.id, ToolResult::error("Only one agent can take over; the first call counts."))?;
+            }
+            (Some(Offer::Handoff(handoff)), None) => {
+                let handoff = Arc::clone(handoff);
+                let result = take_over(work, call, &handoff);
+                if let Ok(task) = &result {
+                    called.handoff = Some((Arc::clone(&handoff), task.clone()));
+                }
+                let told = match result {
+                    Ok(_) => ToolResult::ok(format!("The conversation was handed over to {:?}.", handoff.agent)),
+                    Err(wrong) => ToolResult::error(wrong),
+                };
+                answer(work, &call.id, told)?;
+            }
+            (Some(Offer::Tool(_) | Offer::SubAgent(_)) | None, _) => {
+                let guarded = guard_against_loops(work, call)?;
+                todo.push((call, guarded));
+            }
         }
     }
-    open_calls.forget();
-    Ok(())
+    let parallel = work.setup.parallel;
+    let consumed = Mutex::new(Vec::new());
+    // Answered one by one, so that an interruption loses no result that came.
+    let mut answers: Vec<(ToolCallId, ToolResult)> = Vec::with_capacity(todo.len());
+    {
+        let desk = Desk { work: &*work, consumed: &consumed };
+        if parallel {
+            let mut running: FuturesUnordered<_> =
+                todo.into_iter().map(|(call, guarded)| desk.run(call, guarded)).collect();
+            while let Some(result) = running.next().await {
+                let (id, result) = result?;
+                desk.work.progress.started_calls.result(&id, &result);
+                answers.push((id, result));
+            }
+        } else {
+            for (call, guarded) in todo {
+                let (id, result) = desk.run(call, guarded).await?;
+                desk.work.progress.started_calls.result(&id, &result);
+                answers.push((id, result));
+            }
+        }
+    }
+    for (id, result) in answers {
+        answer(work, &id, result)?;
+    }
+    for (usage, cost, requests) in consumed.into_inner() {
+        work.progress.spend(&usage, cost, requests);
+    }
+    work.progress.started_calls.forget();
+    Ok(called)
 }
 
-struct Desk<'a> {
-    spec: &'a RunSpec,
-    emitter: Mutex<&'a mut Emitter>,
-    open_calls: &'a OpenCalls,
+fn answer(work: &mut Work<'_>, id: &ToolCallId, result: ToolResult) -> Result<()> {
+    work.transcript_mut().answer(id, result).map_err(|error| Error::internal(error.to_string()))
 }
 
-impl Desk<'_> {
-    async fn run(&self, call: &ToolCall) -> (ToolCallId, ToolResult) {
+/// What the next agent is told of a handoff, or what is wrong with the call.
+fn take_over(work: &Work<'_>, call: &ToolCall, handoff: &HandoffConfig) -> std::result::Result<String, String> {
+    let input = call.input().map_err(|error| format!("The arguments are not valid JSON ({error})."))?;
+    work.spec
+        .agents
+        .setup(&handoff.agent)
+        .map_err(|error| format!("The handoff is not possible: {}", error.message()))?;
+    let text = |key: &str| input.get(key).and_then(Value::as_str).map(str::to_owned);
+    match handoff.carry_context {
+        true => Ok(text("reason").unwrap_or_default()),
+        false => text("task")
+            .filter(|task| !task.trim().is_empty())
+            .ok_or_else(|| "The argument \"task\" is needed: the other agent sees nothing else.".to_owned()),
+    }
+}
+
+/// What the model is told of a call that it makes too often; an error when it goes on all the same.
+fn guard_against_loops(work: &mut Work<'_>, call: &ToolCall) -> Result<Option<String>> {
+    let most = work.setup.config.loop_guard.max_repeats;
+    if most == 0 {
+        return Ok(None);
+    }
+    let mut hasher = DefaultHasher::new();
+    call.name.hash(&mut hasher);
+    match serde_json::from_str::<Value>(&call.arguments) {
+        Ok(input) => hash_sorted(&input, &mut hasher),
+        Err(_) => call.arguments.hash(&mut hasher),
+    }
+    let made = work.progress.repeats.entry(hasher.finish()).or_insert(0);
+    *made += 1;
+    if *made > most.saturating_mul(2) {
+        return Err(Error::new(
+            Status::Guard,
+            format!("the model called {:?} with the same arguments {made} times and would not be told", call.name),
+        )
+        .with_code("tool_loop")
+        .with_hint("see in the events what the tool answers; loop_guard.max_repeats of the agent sets the bound"));
+    }
+    Ok((*made > most).then(|| {
+        format!(
+            "This call was not executed: {:?} was already called {most} times with the same arguments in this run. The result \
+             will not change. Do something else, or answer with what you know.",
+            call.name
+        )
+    }))
+}
+
+/// Objects with the same entries are the same in any order.
+fn hash_sorted(value: &Value, hasher: &mut DefaultHasher) {
+    match value {
+        Value::Object(fields) => {
+            let mut keys: Vec<_> = fields.iter().collect();
+            keys.sort_by_key(|(key, _)| *key);
+            for (key, value) in keys {
+                key.hash(hasher);
+                hash_sorted(value, hasher);
+            }
+            "}".hash(hasher);
+        }
+        Value::Array(items) => {
+            items.iter().for_each(|item| hash_sorted(item, hasher));
+            "]".hash(hasher);
+        }
+        other => other.to_string().hash(hasher),
+    }
+}
+
+struct Desk<'d, 'a> {
+    work: &'d Work<'a>,
+    /// What sub-agents have consumed: usage, cost and requests.
+    consumed: &'d Mutex<Vec<(Usage, Option<crate::types::PicoUsd>, u64)>>,
+}
+
+/// What a call comes to before middleware sees it: a result, or what the model is told instead.
+type Performed = std::result::Result<ToolResult, String>;
+
+impl Desk<'_, '_> {
+    /// Runs one call. An error ends the run.
+    async fn run(&self, call: &ToolCall, guarded: Option<String>) -> Result<(ToolCallId, ToolResult)> {
         let started = Instant::now();
-        let result = match self.admit(call) {
-            Ok((tool, input)) => self.perform(&tool, call, input).await,
-            Err(told) => Err(told),
+        let mut result = match guarded {
+            Some(told) => ToolResult::error(told),
+            None => {
+                self.work.progress.account.tool_call()?;
+                self.attempt(call).await?.unwrap_or_else(ToolResult::error)
+            }
         };
-        let result = match result {
-            Ok(content) if content.len() > self.spec.max_tool_result_bytes => ToolResult::error(format!(
-                "The tool returned {} bytes, more than the {} that are allowed. Ask for less.",
-                content.len(),
-                self.spec.max_tool_result_bytes
-            )),
-            Ok(content) => ToolResult::ok(content),
-            Err(told) => ToolResult::error(told),
-        };
-        self.emitter.lock().emit(&EventBody::ToolResult {
+        self.work.setup.chain.after_tool(self.work.scene(), call, &mut result).await?;
+        self.work.emitter.emit(&EventBody::ToolResult {
             tool_call_id: &call.id,
             name: &call.name,
             content: &result.content,
+            parts: &result.parts,
             is_error: result.is_error,
             duration_ms: millis(started.elapsed()),
         });
-        (call.id.clone(), result)
+        Ok((call.id.clone(), result))
     }
 
-    /// The tool and its checked input, or what the model must hear.
-    fn admit(&self, call: &ToolCall) -> std::result::Result<(Arc<Registered>, Value), String> {
-        let tools = &self.spec.tools;
-        let Some(tool) = tools.iter().find(|tool| tool.config.name == call.name) else {
-            let names: Vec<&str> = tools.iter().map(|tool| tool.config.name.as_str()).collect();
-            return Err(format!("There is no tool {:?}. The tools are: {}.", call.name, names.join(", ")));
+    async fn attempt(&self, call: &ToolCall) -> Result<Performed> {
+        let work = self.work;
+        let (offer, input) = match self.admit(call) {
+            Ok(admitted) => admitted,
+            Err(told) => return Ok(Err(told)),
         };
-        match tool.config.permission {
-            Permission::Allow => {}
-            Permission::Deny => return Err(format!("The tool {:?} is not allowed here. Do without it.", call.name)),
+        let registered = match offer {
+            Offer::Tool(tool) => Some(tool),
+            Offer::Handoff(_) | Offer::SubAgent(_) => None,
+        };
+        let mut pending = PendingCall { call, tool: registered.map(|tool| &**tool), input };
+        match work.setup.chain.before_tool(work.scene(), &mut pending).await? {
+            BeforeTool::Go => {}
+            BeforeTool::Answer(result) => return Ok(Ok(result)),
+            BeforeTool::Block(why) => return Ok(Err(why)),
         }
+        let mut input = pending.input;
+        match (offer, registered) {
+            (Offer::SubAgent(sub_agent), _) => {
+                let Some(task) = input.get("task").and_then(Value::as_str) else {
+                    return Ok(Err("The argument \"task\" is needed, a text.".into()));
+                };
+                let (result, usage) = subagent::run(work, call, sub_agent, task).await;
+                self.consumed.lock().push(usage);
+                Ok(result)
+            }
+            (Offer::Tool(_) | Offer::Handoff(_), Some(tool)) => {
+                if let Err(wrong) = tool.input.check(&input) {
+                    return Ok(Err(misfit(call, &wrong)));
+                }
+                match permission::rule(work, tool, &input)? {
+                    Rule::Allow => {}
+                    Rule::Deny(why) => return Ok(Err(why)),
+                    Rule::Ask(why) => match permission::ask(work, call, tool, input, &why).await? {
+                        Ok(approved) => input = approved,
+                        Err(told) => return Ok(Err(told)),
+                    },
+                }
+                self.perform(tool, call, &input).await
+            }
+            (Offer::Tool(_) | Offer::Handoff(_), None) => Err(Error::internal("a call of nothing")),
+        }
+    }
+
+    /// What is called and its parsed input, or what the model must hear.
+    fn admit(&self, call: &ToolCall) -> std::result::Result<(&Offer, Value), String> {
+        let offers = &self.work.setup.offers;
+        let Some(offer) = offers.get(&call.name) else {
+            let names: Vec<&str> = offers.keys().map(String::as_str).collect();
+            return Err(match names.as_slice() {
+                [] => format!("There is no tool {:?}, and no other. Answer without tools.", call.name),
+                names => format!("There is no tool {:?}. The tools are: {}.", call.name, names.join(", ")),
+            });
+        };
         let input = call.input().map_err(|error| {
             format!("The arguments of {:?} are not valid JSON ({error}). Call it again with a JSON object.", call.name)
         })?;
-        tool.input.check(&input).map_err(|wrong| {
-            format!(
-                "The arguments of {:?} do not fit its schema: {wrong}. Call it again with corrected arguments.",
-                call.name
-            )
-        })?;
-        Ok((Arc::clone(tool), input))
+        Ok((offer, input))
     }
 
-    async fn perform(&self, tool: &Registered, call: &ToolCall, input: Value) -> std::result::Result<String, String> {
-        let _permit = match &tool.permits {
-            // Closed only when the tool is dropped, and it is not while we have it.
+    async fn perform(&self, tool: &Arc<Registered>, call: &ToolCall, input: &Value) -> Result<Performed> {
+        let work = self.work;
+        // Closed only when their owner is dropped, and it is not while we have it.
+        let _agent_permit = match &work.setup.quota {
+            Some(quota) => quota.tools.acquire().await.ok(),
+            None => None,
+        };
+        let _tool_permit = match &tool.permits {
             Some(permits) => permits.acquire().await.ok(),
             None => None,
         };
-        self.emitter.lock().emit(&EventBody::ToolStarted { tool_call_id: &call.id, name: &call.name });
-        let limit = Duration::from_secs_f64(tool.config.timeout);
+        work.emitter.emit(&EventBody::ToolStarted { tool_call_id: &call.id, name: &call.name });
+        let own = Duration::from_secs_f64(tool.config.timeout);
+        let limit = work.setup.chain.tool_timeout().map_or(own, |other| own.min(other));
         let output = match &tool.runner {
-            Runner::Host => self.ask_host(call, limit).await?,
-            Runner::Native(native) => self.run_native(&**native, call, &input, limit).await?,
+            Runner::Host => self.ask_host(call, input, limit).await?,
+            Runner::Native(native) => self.run_native(&**native, call, input, limit).await,
+        };
+        let output = match output {
+            Ok(output) => output,
+            Err(told) => return Ok(Err(told)),
         };
         if let Some(schema) = &tool.output {
-            let value = match &output {
-                Output::Raw(raw) => serde_json::from_str(raw.get()).map_err(|error| error.to_string())?,
-                Output::Value(value) => value.clone(),
-            };
-            schema
-                .check(&value)
-                .map_err(|wrong| format!("The tool returned what its output schema forbids: {wrong}"))?;
+            let checked = output.value().map_err(|error| error.to_string()).and_then(|value| schema.check(&value));
+            if let Err(wrong) = checked {
+                return Ok(Err(format!("The tool returned what its output schema forbids: {wrong}")));
+            }
         }
-        Ok(output.for_model())
+        let mut result = match output.into_result() {
+            Ok(result) => result,
+            Err(told) => return Ok(Err(told)),
+        };
+        if result.content.len() > work.spec.limits.max_tool_result_bytes {
+            return Ok(Err(format!(
+                "The tool returned {} bytes, more than the {} that are allowed. Ask for less.",
+                result.content.len(),
+                work.spec.limits.max_tool_result_bytes
+            )));
+        }
+        let most = tool.config.max_output_bytes.unwrap_or(work.spec.limits.max_tool_output_bytes);
+        let can_read = work.setup.offers.contains_key("read_blob");
+        shorten(&mut result, most, &*work.spec.store, can_read).await?;
+        Ok(Ok(result))
     }
 
     async fn run_native(
@@ -134,12 +320,12 @@ impl Desk<'_> {
         input: &Value,
         limit: Duration,
     ) -> std::result::Result<Output, String> {
-        self.open_calls.start(&call.id);
-        let cancel = self.spec.cancel.child();
+        self.work.progress.started_calls.start(&call.id);
+        let cancel = self.work.spec.control.cancel.child();
         let invocation = Invocation { id: &call.id, input, cancel: cancel.clone() };
         // A tool may panic before it returns its future, too.
-        let work = AssertUnwindSafe(async { tool.call(invocation).await }).catch_unwind();
-        match timeout(limit, work).await {
+        let running = AssertUnwindSafe(async { tool.call(invocation).await }).catch_unwind();
+        match timeout(limit, running).await {
             Ok(Ok(Ok(value))) => Ok(Output::Value(value)),
             Ok(Ok(Err(failure))) => Err(failure.for_model()),
             Ok(Err(panic)) => Err(ToolFailure::new(panic_error(&*panic).message()).for_model()),
@@ -150,9 +336,25 @@ impl Desk<'_> {
         }
     }
 
-    async fn ask_host(&self, call: &ToolCall, limit: Duration) -> std::result::Result<Output, String> {
-        let mut host = self.spec.desk.open();
-        let input: &RawValue = serde_json::from_str(&call.arguments).map_err(|error| error.to_string())?;
+    async fn ask_host(
+        &self,
+        call: &ToolCall,
+        input: &Value,
+        limit: Duration,
+    ) -> Result<std::result::Result<Output, String>> {
+        let (desk, emitter) = (&self.work.spec.desk, self.work.emitter);
+        let mut host = desk.open();
+        // The model's own text wherever nobody changed the input.
+        let changed;
+        let input: &RawValue = match serde_json::from_str::<Value>(&call.arguments) {
+            Ok(said) if said == *input => {
+                serde_json::from_str(&call.arguments).map_err(|error| Error::internal(error.to_string()))?
+            }
+            Ok(_) | Err(_) => {
+                changed = to_raw_value(input).map_err(|error| Error::internal(error.to_string()))?;
+                &changed
+            }
+        };
         let request = EventBody::ToolCall {
             token: host.token(),
             tool_call_id: &call.id,
@@ -160,32 +362,28 @@ impl Desk<'_> {
             input,
             deadline_ms: millis(limit),
         };
-        self.open_calls.start(&call.id);
-        self.open_calls.asked(host.token(), call);
-        if !deliver(&self.spec.desk, &mut self.emitter.lock(), host.token(), &request) {
-            self.open_calls.answered(host.token());
-            return Err(ToolFailure::new("nobody is there to run it").for_model());
+        self.work.progress.started_calls.start(&call.id);
+        if !emitter.hand_over(desk.callback(), desk.inbox(), host.token(), &request) {
+            return Ok(Err(ToolFailure::new("nobody is there to run it").for_model()));
         }
+        let mut unanswered = Unanswered { work: self.work, token: host.token(), call, reason: None };
         loop {
             match timeout(limit, host.next()).await {
                 Ok(HostSays::Progress(note)) => {
-                    self.emitter.lock().emit(&EventBody::ToolProgress { tool_call_id: &call.id, note: &note });
+                    emitter.emit(&EventBody::ToolProgress { tool_call_id: &call.id, note: &note });
                 }
                 Ok(HostSays::Answer(answer)) => {
-                    self.open_calls.answered(host.token());
-                    return match answer {
+                    unanswered.answered();
+                    return Ok(match answer {
                         HostAnswer::Complete(result) => Ok(Output::Raw(result)),
                         HostAnswer::Fail(failure) => Err(failure.for_model()),
-                    };
+                    });
                 }
                 Err(_) => {
-                    let token = host.token();
                     // The token is stale before the host is told so.
                     drop(host);
-                    self.open_calls.answered(token);
-                    let reason = "the tool's time is over";
-                    tell_cancelled(&self.spec.desk, &mut self.emitter.lock(), token, &call.id, &call.name, reason);
-                    return Err(overdue(limit));
+                    unanswered.reason = Some("the tool's time is over");
+                    return Ok(Err(overdue(limit)));
                 }
             }
         }
@@ -196,79 +394,74 @@ fn overdue(limit: Duration) -> String {
     format!("The tool did not answer within {} s. It may have taken effect.", limit.as_secs_f64())
 }
 
-enum Output {
-    Raw(Box<RawValue>),
-    Value(Value),
+fn misfit(call: &ToolCall, wrong: &str) -> String {
+    format!("The arguments of {:?} do not fit its schema: {wrong}. Call it again with corrected arguments.", call.name)
 }
 
-impl Output {
-    /// A string is its text; anything else is its JSON.
-    fn for_model(self) -> String {
-        match self {
-            Self::Raw(raw) => serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned()),
-            Self::Value(Value::String(text)) => text,
-            Self::Value(value) => value.to_string(),
-        }
+/// A call that the host has not answered. Dropped, it tells the host that nobody waits any more.
+struct Unanswered<'a> {
+    work: &'a Work<'a>,
+    token: u64,
+    call: &'a ToolCall,
+    reason: Option<&'static str>,
+}
+
+impl Unanswered<'_> {
+    fn answered(self) {
+        std::mem::forget(self);
     }
 }
 
-/// Hands host work to whoever takes it: the callback, the run's own stream, the inbox. False if nobody does.
-fn deliver(desk: &HostDesk, emitter: &mut Emitter, token: u64, message: &EventBody<'_>) -> bool {
-    if let Some(callback) = desk.callback() {
-        callback(token, &emitter.encode(message));
-    } else if emitter.queue().is_some() {
-        emitter.emit(message);
-    } else if let Some(inbox) = desk.inbox() {
-        inbox(token, &emitter.encode(message));
-    } else {
-        return false;
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        let (desk, emitter): (&HostDesk, &Emitter) = (&self.work.spec.desk, self.work.emitter);
+        let control = &self.work.spec.control;
+        let reason = match self.reason {
+            Some(reason) => reason.to_owned(),
+            None if control.cancel.is_cancelled() => format!("the run was cancelled: {}", control.cancel.reason()),
+            None => "the run ended".to_owned(),
+        };
+        let Self { token, call, .. } = self;
+        let work =
+            EventBody::ToolCancelled { token: *token, tool_call_id: &call.id, name: &call.name, reason: &reason };
+        // Nobody to tell is no trouble here.
+        let _ = emitter.hand_over(desk.callback(), desk.inbox(), *token, &work);
     }
-    true
 }
 
-fn tell_cancelled(desk: &HostDesk, emitter: &mut Emitter, token: u64, id: &ToolCallId, name: &str, reason: &str) {
-    let message = EventBody::ToolCancelled { token, tool_call_id: id, name, reason };
-    // Nobody to tell is no trouble here.
-    let _ = deliver(desk, emitter, token, &message);
-}
-
-/// Which calls were begun and which wait for the host, known outside of the loop so that they can be closed when it is
+/// Which calls were begun and what came of them, known outside of the loop so that they can be closed honestly when it is
 /// dropped in the middle.
 #[derive(Default)]
-pub(super) struct OpenCalls(Mutex<Calls>);
+pub struct StartedCalls(Mutex<Calls>);
 
 #[derive(Default)]
 struct Calls {
     started: HashSet<ToolCallId>,
-    asked: Vec<(u64, ToolCallId, String)>,
+    results: Vec<(ToolCallId, ToolResult)>,
 }
 
-impl OpenCalls {
-    fn start(&self, id: &ToolCallId) {
+impl StartedCalls {
+    pub(super) fn start(&self, id: &ToolCallId) {
         self.0.lock().started.insert(id.clone());
     }
 
-    fn asked(&self, token: u64, call: &ToolCall) {
-        self.0.lock().asked.push((token, call.id.clone(), call.name.clone()));
-    }
-
-    fn answered(&self, token: u64) {
-        self.0.lock().asked.retain(|(other, ..)| *other != token);
+    fn result(&self, id: &ToolCallId, result: &ToolResult) {
+        self.0.lock().results.push((id.clone(), result.clone()));
     }
 
     fn forget(&self) {
-        self.0.lock().started.clear();
+        *self.0.lock() = Calls::default();
     }
 
-    /// The calls that were begun and not answered.
-    pub fn started(&self) -> HashSet<ToolCallId> {
-        self.0.lock().started.clone()
-    }
-
-    /// Tells the host that nobody waits for its answers any more.
-    pub fn cancel(&self, desk: &HostDesk, emitter: &mut Emitter, reason: &str) {
-        for (token, id, name) in std::mem::take(&mut self.0.lock().asked) {
-            tell_cancelled(desk, emitter, token, &id, &name, reason);
+    /// What to say of a call that was not answered.
+    pub fn closing(&self, call: &ToolCall) -> ToolResult {
+        let calls = self.0.lock();
+        if let Some((_, result)) = calls.results.iter().find(|(id, _)| *id == call.id) {
+            return result.clone();
+        }
+        match calls.started.contains(&call.id) {
+            true => ToolResult::error("The run was interrupted while this call was running; it may have taken effect."),
+            false => ToolResult::error("The run was interrupted; this call was not executed."),
         }
     }
 }

@@ -4,10 +4,41 @@
 //! is [`execute`] with another [`RunSpec`]; whether somebody streams its events or waits for its result is not its
 //! concern. A run ends in exactly one terminal event, whatever happens: an answer, an error, a deadline, a cancellation
 //! or a panic.
+//!
+//! | file | says |
+//! | --- | --- |
+//! | `run` | how a run begins and ends |
+//! | `drive` | the loop |
+//! | `turn`, `sink` | one model request |
+//! | `calls`, `permission`, `output` | the tool calls of one answer |
+//! | `subagent` | an agent inside a call |
+//! | `context` | what of the conversation the model sees |
+//! | `structured`, `partial_json`, `seam` | answers with a schema, answers in pieces |
+//! | `setup`, `template` | an agent, made ready |
+//! | `budget`, `control`, `work` | what a run may use, who may interfere, what it has at hand |
 
+mod budget;
 mod calls;
+mod context;
+mod control;
+mod drive;
+mod output;
+mod partial_json;
+mod permission;
 mod run;
+mod seam;
+mod setup;
+mod sink;
+mod structured;
+mod subagent;
+mod template;
 mod turn;
+mod work;
 
+pub use budget::{Account, Ledger, Spent};
+pub use control::Control;
 pub(crate) use run::panic_error;
-pub use run::{Outcome, RunFailure, RunSpec, execute};
+pub use run::{Outcome, RunFailure, RunSpec, execute, execute_below};
+pub use setup::{Agents, Offer, Quota, Setup, offers, specs, specs_hash};
+pub use structured::Structured;
+pub use template::Template;

@@ -1,247 +1,260 @@
-//! The loop, and how it ends.
+//! A run from its beginning to its end, whatever end that is.
 
-use super::calls::{OpenCalls, run_calls};
-use super::turn::ask_model;
-use crate::config::AgentConfig;
+use super::budget::Account;
+use super::control::Control;
+use super::drive::drive;
+use super::setup::{Agents, Quota, Setup};
+use super::structured::Structured;
+use super::work::{Conversation, Progress};
+use crate::approval::ApprovalDesk;
+use crate::config::{Budget, EvalLimits, Limits, UnknownPrice};
 use crate::events::Emitter;
-use crate::llm::{HttpPool, ModelAnswer, Provider};
-use crate::store::{SessionLease, Store};
-use crate::tools::{HostDesk, Registered};
+use crate::llm::HttpPool;
+use crate::store::Store;
+use crate::tools::HostDesk;
 use crate::types::{
-    Cancel, Error, EventBody, Mark, Part, Result, RunId, RunResult, SessionId, Status, ToolCallId, ToolCallRecord,
-    ToolResult, ToolSpec, Transcript, Usage, View,
+    AgentId, Error, EventBody, Message, Part, PicoUsd, Result, RunId, RunResult, SessionId, Status, Usage,
 };
 use futures_util::FutureExt;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use std::any::Any;
-use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-/// Everything one run needs, assembled beforehand: a run never looks anything up.
+/// Everything one run needs, assembled beforehand.
 pub struct RunSpec {
     /// Which run.
     pub run_id: RunId,
-    /// Which agent.
-    pub agent: Arc<AgentConfig>,
-    /// Its model.
-    pub provider: Arc<dyn Provider>,
-    /// Its tools, sorted by name.
-    pub tools: Vec<Arc<Registered>>,
+    /// Any JSON of the host's, echoed in every event.
+    pub tag: Option<Box<RawValue>>,
+    /// The names of the agents that lead to it, if it is a sub-agent's.
+    pub path: Vec<String>,
+    /// Which agent, ready.
+    pub setup: Arc<Setup>,
+    /// The agents it may hand over to, or use.
+    pub agents: Arc<dyn Agents>,
     /// What the user says.
     pub input: Vec<Part>,
+    /// Values of the system prompt's variables.
+    pub variables: Arc<Map<String, Value>>,
+    /// Whom it acts for.
+    pub roles: Arc<[String]>,
     /// The conversation it continues.
     pub session: Option<SessionId>,
+    /// What the answer must fit.
+    pub structured: Option<Structured>,
+    /// Whether a long text is wanted.
+    pub generates: bool,
+    /// What it may consume.
+    pub account: Account,
+    /// What its session may.
+    pub session_budget: Option<Budget>,
+    /// The most tokens of one answer.
+    pub max_tokens_per_turn: Option<u32>,
+    /// What a model without a price means.
+    pub unknown_price: UnknownPrice,
+    /// Bounds of conditions.
+    pub eval_limits: EvalLimits,
+    /// Every other bound.
+    pub limits: Arc<Limits>,
+    /// The runtime, for templates.
+    pub runtime_id: Arc<str>,
     /// Where conversations are kept.
     pub store: Arc<dyn Store>,
     /// The way to the host.
     pub desk: Arc<HostDesk>,
-    /// Whether the calls of one answer run at the same time.
-    pub parallel: bool,
-    /// The most bytes of a tool result.
-    pub max_tool_result_bytes: usize,
+    /// Calls that wait for somebody's word.
+    pub approvals: Arc<ApprovalDesk>,
     /// When it must be done.
     pub deadline: Option<Instant>,
-    /// Ends it early.
-    pub cancel: Cancel,
+    /// The host's hand on it.
+    pub control: Arc<Control>,
+    /// The runtime's places, if it has so many and this run needs one of its own.
+    pub places: Option<Arc<Semaphore>>,
+    /// Agents whose place in their quota the runs above hold: they need no other.
+    pub holds: Vec<AgentId>,
+}
+
+impl RunSpec {
+    /// The agents whose places a run below this one need not wait for.
+    pub fn holds_with_own(&self) -> Vec<AgentId> {
+        let mut holds = self.holds.clone();
+        holds.push(self.setup.config.id.clone());
+        holds
+    }
 }
 
 /// What became of a run.
 pub type Outcome = std::result::Result<RunResult, RunFailure>;
 
-/// Why a run has no result, and what it consumed all the same.
+/// Why a run has no result, and what it did all the same.
 #[derive(Clone, Debug)]
 pub struct RunFailure {
     /// Why. Status [`Status::Cancelled`] if it was cancelled.
     pub error: Error,
     /// What it had consumed.
     pub usage: Usage,
-}
-
-/// What must survive the loop being dropped in the middle.
-struct Progress {
-    conversation: Conversation,
-    usage: Usage,
-    iterations: u32,
-    open_calls: OpenCalls,
-}
-
-enum Conversation {
-    /// Not yet begun.
-    None,
-    /// Of this run alone.
-    Own(Transcript),
-    /// A session's, held for the run.
-    Session(Box<dyn SessionLease>, Mark),
-}
-
-impl Conversation {
-    fn transcript(&mut self) -> Option<&mut Transcript> {
-        match self {
-            Self::None => None,
-            Self::Own(transcript) => Some(transcript),
-            Self::Session(lease, _) => Some(lease.transcript()),
-        }
-    }
+    /// What that cost, if it is known.
+    pub cost: Option<PicoUsd>,
+    /// Model requests it had made.
+    pub iterations: u32,
+    /// What was said in it, every tool call answered.
+    pub messages: Vec<Message>,
 }
 
 /// Runs the agent to its end and emits its events, the terminal one included.
 ///
 /// `conclude` sees the outcome before the terminal event goes out: who reads the event finds the result in place.
-pub async fn execute<T>(
-    spec: RunSpec,
-    mut emitter: Emitter,
-    http: &HttpPool,
-    conclude: impl FnOnce(&Outcome) -> T,
-) -> T {
-    let mut progress = Progress {
-        conversation: Conversation::None,
-        usage: Usage::default(),
-        iterations: 0,
-        open_calls: OpenCalls::default(),
-    };
+pub async fn execute<T>(spec: &RunSpec, emitter: &Emitter, http: &HttpPool, conclude: impl FnOnce(&Outcome) -> T) -> T {
     emitter.emit(&EventBody::RunStarted {
-        agent: spec.agent.id.as_str(),
+        agent: spec.setup.config.id.as_str(),
         session: spec.session.as_ref().map(SessionId::as_str),
     });
-    tracing::debug!(run_id = spec.run_id.as_str(), agent = spec.agent.id.as_str(), "run started");
-    let ended = {
-        let body = AssertUnwindSafe(drive(&spec, &mut emitter, &mut progress, http)).catch_unwind();
-        tokio::select! {
-            biased;
-            () = spec.cancel.cancelled() => Err(Error::new(Status::Cancelled, format!("the run was cancelled: {}", spec.cancel.reason()))),
-            () = until(spec.deadline) => Err(deadline_error()),
-            ended = body => ended.unwrap_or_else(|panic| Err(panic_error(&*panic))),
-        }
-    };
-    progress.open_calls.cancel(&spec.desk, &mut emitter, ended.as_ref().err().map_or("the run ended", Error::message));
-    let kept = keep(&mut progress, ended.is_ok()).await;
-    let outcome = ended
-        .and_then(|result| kept.map(|()| result))
-        .map_err(|error| RunFailure { error: error.with_run_id(spec.run_id.as_str()), usage: progress.usage });
-    tracing::debug!(run_id = spec.run_id.as_str(), iterations = progress.iterations, "run ended");
+    let outcome = execute_below(spec, emitter, http).await;
     let concluded = conclude(&outcome);
     match &outcome {
         Ok(result) => emitter.finish(&EventBody::Completed(result)),
-        Err(failure) if failure.error.status() == Status::Cancelled => {
-            emitter.finish(&EventBody::Cancelled { reason: &spec.cancel.reason(), usage: failure.usage });
+        Err(RunFailure { error, usage, messages, .. }) if error.status() == Status::Cancelled => {
+            emitter.finish(&EventBody::Cancelled { reason: &spec.control.reason(), usage: *usage, messages });
         }
-        Err(failure) => {
-            tracing::info!(run_id = spec.run_id.as_str(), "run failed: {}", failure.error);
-            emitter.finish(&EventBody::Failed { error: &failure.error, usage: failure.usage });
+        Err(RunFailure { error, usage, messages, .. }) => {
+            tracing::info!(run_id = spec.run_id.as_str(), "run failed: {error}");
+            emitter.finish(&EventBody::Failed { error, usage: *usage, messages });
         }
     }
     concluded
 }
 
-async fn drive(spec: &RunSpec, emitter: &mut Emitter, progress: &mut Progress, http: &HttpPool) -> Result<RunResult> {
-    progress.conversation = match &spec.session {
-        None => Conversation::Own(Transcript::new()),
-        Some(id) => {
-            let mut lease = spec.store.lease(id).await?;
-            let mark = lease.transcript().mark();
-            Conversation::Session(lease, mark)
+/// Runs the agent to its end, without the events that begin and end a stream.
+pub async fn execute_below(spec: &RunSpec, emitter: &Emitter, http: &HttpPool) -> Outcome {
+    let mut progress = Progress::new(spec.account.clone());
+    tracing::debug!(run_id = spec.run_id.as_str(), agent = spec.setup.config.id.as_str(), "run started");
+    let control = &spec.control;
+    let ended = {
+        let limits = deadlines(spec);
+        let body = AssertUnwindSafe(async {
+            let _places = (runtime_place(spec, emitter).await, agent_place(spec, emitter).await);
+            drive(spec, emitter, &mut progress, http).await
+        })
+        .catch_unwind();
+        tokio::select! {
+            biased;
+            () = control.cancel.cancelled() => Err(cancelled(control)),
+            overdue = until(limits) => Err(overdue),
+            ended = body => ended.unwrap_or_else(|panic| Err(panic_error(&*panic))),
         }
     };
-    let transcript =
-        progress.conversation.transcript().ok_or_else(|| Error::internal("a run without a conversation"))?;
-    let first_call = transcript.view().filter(|view| matches!(view, View::Tool(..))).count();
-    transcript.push_user(spec.input.clone()).map_err(|error| Error::internal(error.to_string()))?;
-    let specs: Vec<ToolSpec> = spec.tools.iter().map(|tool| tool.spec().clone()).collect();
-    let requests_made = AtomicU32::new(0);
-    loop {
-        if progress.iterations == spec.agent.max_iterations {
-            return Err(max_iterations_error(spec.agent.max_iterations));
+    control.close();
+    let (messages, kept) = keep(&mut progress, ended.is_ok()).await;
+    tracing::debug!(run_id = spec.run_id.as_str(), iterations = progress.iterations, "run ended");
+    ended.and_then(|result| kept.map(|()| result)).map_err(|error| RunFailure {
+        error: error.with_run_id(spec.run_id.as_str()),
+        usage: progress.usage,
+        cost: progress.cost_is_known.then_some(progress.cost),
+        iterations: progress.iterations,
+        messages,
+    })
+}
+
+/// The error of a run that was cancelled.
+pub fn cancelled(control: &Control) -> Error {
+    Error::new(Status::Cancelled, format!("the run was cancelled: {}", control.reason()))
+}
+
+/// Waits for a place in the runtime's quota.
+async fn runtime_place<'s>(spec: &'s RunSpec, emitter: &Emitter) -> Option<SemaphorePermit<'s>> {
+    wait_for_place(spec.places.as_deref()?, "as many runs run as default_quota allows; this one waits", emitter).await
+}
+
+/// Waits for a place in the agent's quota, unless a run above has one.
+async fn agent_place<'s>(spec: &'s RunSpec, emitter: &Emitter) -> Option<SemaphorePermit<'s>> {
+    let quota: &Quota = spec.setup.quota.as_deref().filter(|_| !spec.holds.contains(&spec.setup.config.id))?;
+    let message = "the agent runs as often as its resource_quota allows; this run waits";
+    wait_for_place(&quota.runs, message, emitter).await
+}
+
+async fn wait_for_place<'s>(
+    places: &'s Semaphore,
+    message: &'static str,
+    emitter: &Emitter,
+) -> Option<SemaphorePermit<'s>> {
+    match places.try_acquire() {
+        Ok(place) => Some(place),
+        Err(_) => {
+            emitter.emit(&EventBody::Warning { code: "queued", message: message.into() });
+            // Closed only when its owner is dropped, and it is not while we have it.
+            places.acquire().await.ok()
         }
-        progress.iterations += 1;
-        emitter.emit(&EventBody::TurnStarted { turn: progress.iterations });
-        let answer = ask_model(spec, transcript, &specs, http, &requests_made, emitter).await?;
-        progress.usage += answer.usage;
-        emitter.emit(&EventBody::UsageUpdate { usage: answer.usage, total: progress.usage });
-        let ModelAnswer { parts, finish_reason, model, usage: _ } = answer;
-        let calls_tools = parts.iter().any(|part| matches!(part, Part::ToolCall(_)));
-        if !parts.is_empty() {
-            transcript.push_assistant(parts.clone()).map_err(|error| Error::internal(error.to_string()))?;
-        }
-        if !calls_tools {
-            let text = text_of(&parts);
-            return Ok(RunResult {
-                text,
-                parts,
-                tool_calls: records(transcript, first_call),
-                finish_reason,
-                usage: progress.usage,
-                model,
-                iterations: progress.iterations,
-                session: spec.session.clone(),
-            });
-        }
-        run_calls(spec, transcript, emitter, &progress.open_calls).await?;
     }
 }
 
-/// Keeps what is worth keeping. A run that failed before the model said anything leaves its session as it was, so that
-/// the same request can simply be made again; one that failed later keeps its rounds, every call answered honestly.
-async fn keep(progress: &mut Progress, succeeded: bool) -> Result<()> {
-    let conversation = std::mem::replace(&mut progress.conversation, Conversation::None);
-    let Conversation::Session(mut lease, mark) = conversation else { return Ok(()) };
-    let transcript = lease.transcript();
-    let answered = transcript.len_since(mark) > 1;
+/// Keeps what is worth keeping, and answers what was said. A run that failed before the model said anything leaves its
+/// session's conversation as it was, so that the same request can simply be made again; one that failed later keeps its
+/// rounds, every call answered honestly.
+async fn keep(progress: &mut Progress, succeeded: bool) -> (Vec<Message>, Result<()>) {
+    let (mark, usage) = (progress.mark, progress.usage);
+    let started = &progress.started_calls;
+    let session = progress.conversation.session_mut();
+    session.transcript.close_open_calls(|call| started.closing(call));
+    if succeeded && matches!(progress.conversation, Conversation::Own(_)) {
+        return (Vec::new(), Ok(()));
+    }
+    let session = progress.conversation.session_mut();
+    let messages = if succeeded { Vec::new() } else { session.transcript.since(mark) };
+    let answered = messages.iter().any(|message| matches!(message, Message::Assistant { .. }));
     if !succeeded && !answered {
-        return Ok(());
-    }
-    let running: HashSet<ToolCallId> = progress.open_calls.started();
-    transcript.close_open_calls(|call| {
-        if running.contains(&call.id) {
-            ToolResult::error("The run was interrupted while this call was running; it may have taken effect.")
-        } else {
-            ToolResult::error("The run was interrupted; this call was not executed.")
+        session.transcript.rewind(mark);
+        if usage == Usage::default() {
+            return (messages, Ok(()));
         }
-    });
-    lease.commit().await
+    }
+    let own = Conversation::Own(Box::default());
+    let kept = match std::mem::replace(&mut progress.conversation, own) {
+        Conversation::Held(lease) => lease.commit().await,
+        Conversation::Own(_) => Ok(()),
+    };
+    (messages, kept)
 }
 
-fn records(transcript: &Transcript, skip: usize) -> Vec<ToolCallRecord> {
-    transcript
-        .view()
-        .filter_map(|view| match view {
-            View::Tool(call, result) => Some(ToolCallRecord { call: call.clone(), is_error: result.is_error }),
-            View::User(_) | View::Assistant(_) => None,
-        })
-        .skip(skip)
-        .collect()
+/// When the run must be done, and what it means if it is not.
+fn deadlines(spec: &RunSpec) -> Option<(Instant, Error)> {
+    let now = Instant::now();
+    let own = spec.setup.config.max_execution_time.and_then(|limit| now.checked_add(Duration::from_secs_f64(limit)));
+    let overdue = |message: &str, code: &'static str, hint: &'static str| {
+        Error::new(Status::Deadline, message.to_owned()).with_code(code).with_retryable(true).with_hint(hint)
+    };
+    let all = [
+        spec.deadline.map(|at| {
+            let hint = "raise timeout_ms, or look at its events for what took so long";
+            (at, overdue("the run did not end within its time", "deadline", hint))
+        }),
+        own.map(|at| {
+            let hint = "raise the agent's max_execution_time, or look at its events for what took so long";
+            (at, overdue("the run took longer than the agent's max_execution_time", "max_execution_time", hint))
+        }),
+        spec.account.deadline().map(|at| {
+            let error = Error::new(Status::Limit, "the run's budget of wall_ms is used up")
+                .with_code("budget_exceeded")
+                .with_path("budget.wall_ms")
+                .with_hint("raise the budget");
+            (at, error)
+        }),
+    ];
+    all.into_iter().flatten().min_by_key(|(at, _)| *at)
 }
 
-fn text_of(parts: &[Part]) -> String {
-    parts
-        .iter()
-        .filter_map(|part| match part {
-            Part::Text { text } => Some(text.as_str()),
-            Part::Reasoning { .. } | Part::ToolCall(_) | Part::Opaque { .. } => None,
-        })
-        .collect()
-}
-
-async fn until(deadline: Option<Instant>) {
+async fn until(deadline: Option<(Instant, Error)>) -> Error {
     match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        Some((at, error)) => {
+            tokio::time::sleep_until(at).await;
+            error
+        }
         None => std::future::pending().await,
     }
-}
-
-fn deadline_error() -> Error {
-    Error::new(Status::Deadline, "the run did not end within its time")
-        .with_code("deadline")
-        .with_retryable(true)
-        .with_hint("raise timeout_ms, or look at its events for what took so long")
-}
-
-fn max_iterations_error(most: u32) -> Error {
-    Error::new(Status::Limit, format!("the agent made {most} model requests without coming to an end"))
-        .with_code("max_iterations")
-        .with_hint("raise the agent's max_iterations, or see in the events why it goes on calling tools")
 }
 
 /// What a panic said, as an error. The run is lost, the runtime is not.

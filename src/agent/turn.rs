@@ -1,91 +1,155 @@
-//! One model request of a run: what the provider tells becomes events.
+//! One model request of a run, with everything that stands around it: the window, middleware, budgets, retries.
 
-use super::run::RunSpec;
-use crate::events::Emitter;
-use crate::llm::{DeltaSink, HttpPool, ModelAnswer, ModelRequest, generate};
-use crate::types::{Error, EventBody, Result, ToolCallId, ToolSpec, Transcript};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use serde_json::{Map, Value};
+use super::context;
+use super::setup::Setup;
+use super::sink::{Joint, TurnSink};
+use super::structured::{ANSWER_TOOL, Means, Structured};
+use super::work::Work;
+use crate::llm::{ModelAnswer, ModelRequest, ToolChoice, generate};
+use crate::middleware::{BeforeLlm, LlmCall, OnError};
+use crate::types::{Error, FinishReason, Part, Result, Status, ToolSpec, Usage};
 use std::borrow::Cow;
-use std::sync::atomic::AtomicU32;
+
+/// How one request differs from the others of its run.
+#[derive(Default)]
+pub struct Ask<'a> {
+    /// The answer shall fit a schema.
+    pub structured: Option<(&'a Structured, Means)>,
+    /// It continues a text.
+    pub joint: Option<&'a mut Joint>,
+    /// No tool may be called any more.
+    pub without_tools: bool,
+    /// The most tokens, where it shall be another bound than the agent's.
+    pub max_tokens: Option<u32>,
+}
+
+/// What came of it.
+pub struct Answered {
+    /// The answer, after middleware.
+    pub answer: ModelAnswer,
+    /// The number of its first event.
+    pub first_seq: u64,
+}
+
+/// How often a conversation that the provider finds too long is shortened before that is an error.
+const MOST_REACTIVE_COMPACTIONS: u32 = 2;
+
+/// How often a host may ask for the same request once more.
+const MOST_HOST_RETRIES: u32 = 3;
 
 /// Asks the model. Cancel safe.
-pub(super) async fn ask_model(
-    spec: &RunSpec,
-    transcript: &Transcript,
-    tools: &[ToolSpec],
-    http: &HttpPool,
-    requests_made: &AtomicU32,
-    emitter: &mut Emitter,
-) -> Result<ModelAnswer> {
-    let request = ModelRequest {
-        model: &spec.agent.model,
-        system: spec.agent.system_prompt.as_deref(),
-        transcript,
-        tools,
-        http,
-        requests_made,
+pub async fn ask(work: &mut Work<'_>, mut ask: Ask<'_>) -> Result<Answered> {
+    let (mut compactions, mut retries) = (0, 0);
+    loop {
+        let setup = work.setup.clone();
+        let mut system = work.system.clone();
+        if let Some((structured, Means::Prompted)) = ask.structured {
+            let directive = structured.directive();
+            system = Some(system.map_or_else(|| directive.clone(), |system| format!("{system}\n\n{directive}")));
+        }
+        context::fit(work, system.as_deref(), false).await?;
+        let specs = offered(&setup, &ask);
+        let mut call = LlmCall { transcript: work.transcript(), tools: &specs, system, added: Vec::new() };
+        let decided = setup.chain.before_llm(work.scene(), &mut call).await?;
+        let LlmCall { system, added, .. } = call;
+        for text in added {
+            let text = vec![Part::text(setup.chain.mask(&text))];
+            work.transcript_mut().push_user(text).map_err(|error| Error::internal(error.to_string()))?;
+        }
+        match decided {
+            BeforeLlm::Go => {}
+            BeforeLlm::Answer(text) => return Ok(given(work, text)),
+            BeforeLlm::Block(why) => return Err(Error::new(Status::Guard, why).with_code("blocked")),
+        }
+        work.watch_prefix(system.as_deref());
+        let error = match request(work, &mut ask, system.as_deref(), &specs).await {
+            Ok(mut answered) => {
+                setup.chain.after_llm(work.scene(), &mut answered.answer).await?;
+                return Ok(answered);
+            }
+            Err(error) => error,
+        };
+        // What cannot be shortened is the provider's error.
+        if error.status() == Status::ContextLength
+            && compactions < MOST_REACTIVE_COMPACTIONS
+            && context::fit(work, system.as_deref(), true).await?
+        {
+            compactions += 1;
+            continue;
+        }
+        match setup.chain.on_error(work.scene(), &error).await? {
+            OnError::Retry if retries < MOST_HOST_RETRIES => retries += 1,
+            OnError::Answer(text) => return Ok(given(work, text)),
+            OnError::Retry | OnError::Fail => return Err(error),
+        }
+    }
+}
+
+/// The tools of this request.
+fn offered<'s>(setup: &'s Setup, ask: &Ask<'_>) -> Cow<'s, [ToolSpec]> {
+    let Some((structured, Means::Tool)) = ask.structured else { return Cow::Borrowed(&setup.specs) };
+    let mut specs = setup.specs.clone();
+    let at = specs.partition_point(|spec| spec.name.as_str() < ANSWER_TOOL);
+    specs.insert(at, structured.tool());
+    Cow::Owned(specs)
+}
+
+async fn request(work: &mut Work<'_>, ask: &mut Ask<'_>, system: Option<&str>, specs: &[ToolSpec]) -> Result<Answered> {
+    let setup = work.setup.clone();
+    let model = &setup.config.model;
+    let quota = setup.quota.as_ref().and_then(|quota| quota.config.max_tokens_per_turn);
+    let wanted = match (ask.max_tokens.or(model.max_tokens), quota.or(work.spec.max_tokens_per_turn)) {
+        (Some(wanted), Some(most)) => Some(wanted.min(most)),
+        (wanted, most) => wanted.or(most),
     };
-    let attempt_starts_at = emitter.next_seq();
-    let mut sink = TurnSink { emitter, attempt_starts_at, has_emitted: false };
-    generate(&*spec.provider, &request, &mut sink).await
+    let estimated = context::estimate(work, system);
+    let characters = work.characters(system);
+    let reservation = work.reserve(model, &setup.profile, estimated, wanted)?;
+    let output = match ask.structured {
+        Some((structured, Means::Native)) => Some(structured.native()),
+        Some((_, Means::Tool | Means::Prompted)) | None => None,
+    };
+    let tool_choice = match ask.structured {
+        _ if ask.without_tools => ToolChoice::None,
+        Some((_, Means::Tool)) if specs.len() == 1 => ToolChoice::Tool(ANSWER_TOOL),
+        Some((_, Means::Tool)) => ToolChoice::Required,
+        Some((_, Means::Native | Means::Prompted)) | None => ToolChoice::Auto,
+    };
+    let requests_made = work.requests_to(setup.provider.name());
+    let request = ModelRequest {
+        model,
+        system,
+        transcript: work.transcript(),
+        tools: specs,
+        tool_choice,
+        output: output.as_ref(),
+        max_tokens: reservation.output_limit(),
+        cache_key: work.spec.session.as_ref().map(|session| session.as_str()),
+        http: work.http,
+        requests_made: &requests_made,
+    };
+    let policy = setup.chain.policy(work.scene(), setup.retry.as_ref());
+    let mut sink = TurnSink::new(work.emitter, setup.chain.text_pipeline())
+        .with_value(ask.structured)
+        .continuing(ask.joint.as_deref_mut());
+    let answer = generate(&*setup.provider, &request, &policy, &mut sink).await;
+    let first_seq = sink.finish();
+    let answer = answer?;
+    work.calibrate(characters, &answer.usage);
+    work.book(reservation, &answer.usage, &setup.profile);
+    Ok(Answered { answer, first_seq })
 }
 
-struct TurnSink<'a> {
-    emitter: &'a mut Emitter,
-    attempt_starts_at: u64,
-    has_emitted: bool,
-}
-
-impl DeltaSink for TurnSink<'_> {
-    fn text(&mut self, text: &str) {
-        self.has_emitted = true;
-        self.emitter.emit_text(text, false);
-    }
-
-    fn reasoning(&mut self, text: &str) {
-        self.has_emitted = true;
-        self.emitter.emit_text(text, true);
-    }
-
-    fn tool_call_start(&mut self, id: &ToolCallId, name: &str) {
-        self.has_emitted = true;
-        self.emitter.emit(&EventBody::ToolCallStart { tool_call_id: id, name });
-    }
-
-    fn tool_call_delta(&mut self, id: &ToolCallId, args_json: &str) {
-        self.emitter.emit(&EventBody::ToolCallDelta { tool_call_id: id, args_json });
-    }
-
-    fn warning(&mut self, code: &str, message: &str) {
-        tracing::warn!(code, "{message}");
-        self.emitter.emit(&EventBody::Warning { code, message: Cow::Borrowed(message) });
-    }
-
-    fn rate_limit(&mut self, provider: &str, limits: Map<String, Value>) {
-        self.emitter.emit(&EventBody::RateLimit { provider, limits });
-    }
-
-    fn retrying(&mut self, attempt: u32, delay_ms: u64, error: &Error) {
-        let discard_from_seq = self.attempt_starts_at;
-        self.emitter.emit(&EventBody::TurnRetried { attempt, delay_ms, discard_from_seq, error });
-        self.attempt_starts_at = self.emitter.next_seq();
-    }
-
-    fn has_emitted(&self) -> bool {
-        self.has_emitted
-    }
-
-    fn is_ready(&self) -> bool {
-        self.emitter.is_ready()
-    }
-
-    fn is_holding(&self) -> bool {
-        self.emitter.is_holding()
-    }
-
-    fn ready(&mut self) -> BoxFuture<'_, ()> {
-        self.emitter.ready().boxed()
-    }
+/// An answer that no model gave.
+fn given(work: &mut Work<'_>, text: String) -> Answered {
+    let first_seq = work.emitter.next_seq();
+    let text = work.setup.chain.mask(&text).into_owned();
+    work.emitter.emit_text(&text, false);
+    let answer = ModelAnswer {
+        parts: vec![Part::text(text)],
+        finish_reason: FinishReason::Stop,
+        usage: Usage::default(),
+        model: work.setup.config.model.model_name.clone(),
+    };
+    Answered { answer, first_seq }
 }

@@ -1,6 +1,8 @@
 //! Agents: `par_register_agent`.
 
-use super::{check_name, strict};
+use super::{
+    Budget, ContextStrategy, MiddlewareConfig, QuotaConfig, RetryPolicyConfig, TemplateConfig, check_name, strict,
+};
 use crate::types::{AgentId, Error, Result};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -20,20 +22,201 @@ pub struct AgentConfig {
     #[serde(deserialize_with = "model")]
     #[schemars(with = "ModelShape")]
     pub model: ModelConfig,
-    /// Names of registered tools.
+    /// A system prompt with variables; goes before `system_prompt`.
+    #[serde(default)]
+    pub system_prompt_template: Option<TemplateConfig>,
+    /// Names of registered tools, and of built-in ones: `read_blob`.
     #[serde(default)]
     pub tools: Vec<String>,
-    /// Model requests in one run, at most. Default 25. Reaching it is an error.
+    /// Agents it may hand the conversation over to: names, or objects.
+    #[serde(default)]
+    pub handoffs: Vec<HandoffConfig>,
+    /// Agents it may use as tools: names, or objects.
+    #[serde(default)]
+    pub sub_agents: Vec<SubAgentConfig>,
+    /// Model requests in one run, at most. Default 25.
     #[serde(default = "default_max_iterations")]
     pub max_iterations: u32,
+    /// Seconds one run may take, at most; whatever it waits for is interrupted.
+    #[serde(default)]
+    pub max_execution_time: Option<f64>,
+    /// What reaching `max_iterations` means.
+    #[serde(default)]
+    pub early_stopping_method: EarlyStopping,
+    /// What an answer that was cut off at its token limit means.
+    #[serde(default)]
+    pub on_max_tokens: OnMaxTokens,
+    /// How often a cut-off answer is continued, or retried, at most. Default 10.
+    #[serde(default = "default_max_continuations")]
+    pub max_continuations: u32,
     /// Overrides the runtime's setting.
     #[serde(default)]
     pub parallel_tool_execution: Option<bool>,
+    /// What stands around its model requests and tool calls, inside of the runtime's.
+    #[serde(default)]
+    pub middleware: Vec<MiddlewareConfig>,
+    /// How failed model requests are tried again. Goes before a `retry` middleware and the provider's own rules.
+    #[serde(default)]
+    pub retry_policy: Option<RetryPolicyConfig>,
+    /// How a long conversation is kept inside the model's window.
+    #[serde(default)]
+    pub context_strategy: ContextStrategy,
+    /// The part of the model's window at which the strategy applies by itself. Default 0.8.
+    #[serde(default = "default_threshold")]
+    pub context_compression_threshold: f64,
+    /// Messages between two such compactions, at least. Default 6.
+    #[serde(default = "default_cooldown")]
+    pub compression_cooldown_messages: usize,
+    /// The model's window in tokens, where the built-in table is wrong or does not know it.
+    #[serde(default)]
+    pub context_window_override: Option<u64>,
+    /// How much of it may run at the same time, and what one run may consume.
+    #[serde(default)]
+    pub resource_quota: Option<QuotaConfig>,
+    /// The most that one run may consume.
+    #[serde(default)]
+    pub budget: Option<Budget>,
+    /// When a repeated tool call is stopped.
+    #[serde(default)]
+    pub loop_guard: LoopGuardConfig,
+    /// Seconds an approval is waited for. Default 300.
+    #[serde(default = "default_approval_timeout")]
+    pub approval_timeout: f64,
 }
 
 fn default_max_iterations() -> u32 {
     25
 }
+
+fn default_max_continuations() -> u32 {
+    10
+}
+
+fn default_threshold() -> f64 {
+    0.8
+}
+
+fn default_cooldown() -> usize {
+    6
+}
+
+fn default_approval_timeout() -> f64 {
+    300.0
+}
+
+/// What reaching `max_iterations` means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EarlyStopping {
+    /// An error.
+    #[default]
+    Force,
+    /// One more request, without tools, for a final answer from what is known.
+    Generate,
+}
+
+/// What an answer that was cut off at its token limit means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnMaxTokens {
+    /// It is the answer, with `finish_reason` `max_tokens`.
+    #[default]
+    ReturnPartial,
+    /// It is thrown away and asked for again, with twice the limit if there is one.
+    Retry,
+    /// It is continued where it was cut off, until it is whole.
+    Continue,
+}
+
+/// An agent that may take over.
+#[derive(Clone, Debug, JsonSchema)]
+pub struct HandoffConfig {
+    /// Its id.
+    pub agent: AgentId,
+    /// When to hand over to it, for the model.
+    pub description: Option<String>,
+    /// Whether it sees what was said before. Default true.
+    pub carry_context: bool,
+}
+
+/// An agent that is used as a tool.
+#[derive(Clone, Debug, JsonSchema)]
+pub struct SubAgentConfig {
+    /// Its id.
+    pub agent: AgentId,
+    /// The tool's name. Default: the id.
+    pub name: Option<String>,
+    /// What it is for, for the model.
+    pub description: Option<String>,
+    /// The most that one call may consume; the budget of the run that calls it applies besides.
+    pub budget: Option<Budget>,
+}
+
+/// When a repeated tool call is stopped.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(default)]
+pub struct LoopGuardConfig {
+    /// How often a run may make the same call with the same arguments; further ones are not executed and the model is
+    /// told, and after as many again the run fails. 0: as often as it likes. Default 5.
+    pub max_repeats: u32,
+}
+
+impl Default for LoopGuardConfig {
+    fn default() -> Self {
+        Self { max_repeats: 5 }
+    }
+}
+
+/// Reads a name, or an object.
+macro_rules! named_or_whole {
+    ($name:ident, $whole:ident { $($(#[$attribute:meta])* $field:ident: $type:ty = $default:expr),* $(,)? }) => {
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                #[derive(Deserialize)]
+                #[serde(deny_unknown_fields)]
+                struct $whole {
+                    agent: AgentId,
+                    $($(#[$attribute])* #[serde(default)] $field: Option<$type>,)*
+                }
+                struct NameOrObject;
+                impl<'de> Visitor<'de> for NameOrObject {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("an agent's id or an object with \"agent\"")
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, id: &str) -> Result<$name, E> {
+                        Ok($name { agent: id.into(), $($field: $default(None),)* })
+                    }
+
+                    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<$name, A::Error> {
+                        let whole = $whole::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                        Ok($name { agent: whole.agent, $($field: $default(whole.$field),)* })
+                    }
+                }
+                deserializer.deserialize_struct("agent", &[], NameOrObject)
+            }
+        }
+    };
+}
+
+named_or_whole!(
+    HandoffConfig,
+    WholeHandoff {
+        description: String = std::convert::identity,
+        carry_context: bool = |given: Option<bool>| given.unwrap_or(true),
+    }
+);
+named_or_whole!(
+    SubAgentConfig,
+    WholeSubAgent {
+        name: String = std::convert::identity,
+        description: String = std::convert::identity,
+        budget: Budget = std::convert::identity,
+    }
+);
 
 /// A model and how it is asked.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -77,20 +260,30 @@ impl AgentConfig {
         if agent.max_iterations == 0 {
             return Err(Error::schema("agent.max_iterations", "an agent needs at least 1 iteration"));
         }
-        let model = &agent.model;
-        let within = |value: Option<f64>, most: f64| value.is_none_or(|value| (0.0..=most).contains(&value));
-        if !within(model.temperature, 2.0) {
-            return Err(Error::schema("agent.model.temperature", "a temperature is a number from 0 to 2"));
+        agent.model.check("agent.model")?;
+        for (key, seconds) in
+            [("max_execution_time", agent.max_execution_time), ("approval_timeout", Some(agent.approval_timeout))]
+        {
+            if seconds.is_some_and(|seconds| !(seconds > 0.0 && seconds <= 31_536_000.0)) {
+                return Err(Error::schema(format!("agent.{key}"), "a number of seconds above 0 is needed"));
+            }
         }
-        if !within(model.top_p, 1.0) {
-            return Err(Error::schema("agent.model.top_p", "top_p is a number from 0 to 1"));
+        if !(agent.context_compression_threshold > 0.0 && agent.context_compression_threshold <= 1.0) {
+            let message = "a part of the window above 0, at most 1, is needed";
+            return Err(Error::schema("agent.context_compression_threshold", message));
         }
-        if model.max_tokens == Some(0) {
-            return Err(Error::schema("agent.model.max_tokens", "max_tokens is 1 or more"));
+        if agent.context_window_override == Some(0) {
+            return Err(Error::schema("agent.context_window_override", "a window has at least 1 token"));
         }
-        if let Some(url) = &model.api_base {
-            super::provider::check_url(url, "agent.model.api_base")?;
+        agent.context_strategy.check("agent.context_strategy")?;
+        if let ContextStrategy::Summarize { summary_model: Some(model), .. } = &agent.context_strategy {
+            model.check("agent.context_strategy.summary_model")?;
         }
+        for (index, middleware) in agent.middleware.iter().enumerate() {
+            middleware.check(&format!("agent.middleware[{index}]"))?;
+        }
+        agent.retry_policy.as_ref().map_or(Ok(()), |policy| policy.check("agent.retry_policy"))?;
+        agent.resource_quota.as_ref().map_or(Ok(()), |quota| quota.check("agent.resource_quota"))?;
         for (index, tool) in agent.tools.iter().enumerate() {
             if agent.tools.iter().take(index).any(|other| other == tool) {
                 return Err(Error::schema(
@@ -103,6 +296,50 @@ impl AgentConfig {
     }
 }
 
+impl ModelConfig {
+    /// Reads `provider/model`, written at `path`.
+    pub fn from_short(text: &str, path: &str) -> Result<Self> {
+        Self::short(text).ok_or_else(|| Error::schema(path, format!("expected \"provider/model\", got {text:?}")))
+    }
+
+    fn short(text: &str) -> Option<Self> {
+        let (provider, model_name) =
+            text.split_once('/').filter(|(provider, model)| !provider.is_empty() && !model.is_empty())?;
+        Some(Self {
+            provider: provider.to_owned(),
+            model_name: model_name.to_owned(),
+            api_base: None,
+            temperature: None,
+            max_tokens: None,
+            top_p: None,
+            stop_sequences: Vec::new(),
+        })
+    }
+
+    /// Checks the values.
+    pub(super) fn check(&self, path: &str) -> Result<()> {
+        let within = |value: Option<f64>, most: f64| value.is_none_or(|value| (0.0..=most).contains(&value));
+        if !within(self.temperature, 2.0) {
+            return Err(Error::schema(format!("{path}.temperature"), "a temperature is a number from 0 to 2"));
+        }
+        if !within(self.top_p, 1.0) {
+            return Err(Error::schema(format!("{path}.top_p"), "top_p is a number from 0 to 1"));
+        }
+        if self.max_tokens == Some(0) {
+            return Err(Error::schema(format!("{path}.max_tokens"), "max_tokens is 1 or more"));
+        }
+        match &self.api_base {
+            Some(url) => super::provider::check_url(url, &format!("{path}.api_base")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// As [`model`], where there may be none.
+pub(super) fn model_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ModelConfig>, D::Error> {
+    model(deserializer).map(Some)
+}
+
 fn model<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ModelConfig, D::Error> {
     struct ModelVisitor;
     impl<'de> Visitor<'de> for ModelVisitor {
@@ -113,19 +350,7 @@ fn model<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ModelConfig, D::E
         }
 
         fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ModelConfig, E> {
-            let (provider, model_name) = text
-                .split_once('/')
-                .filter(|(provider, model)| !provider.is_empty() && !model.is_empty())
-                .ok_or_else(|| E::custom(format_args!("expected \"provider/model\", got {text:?}")))?;
-            Ok(ModelConfig {
-                provider: provider.to_owned(),
-                model_name: model_name.to_owned(),
-                api_base: None,
-                temperature: None,
-                max_tokens: None,
-                top_p: None,
-                stop_sequences: Vec::new(),
-            })
+            ModelConfig::short(text).ok_or_else(|| E::custom(format_args!("expected \"provider/model\", got {text:?}")))
         }
 
         fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ModelConfig, A::Error> {

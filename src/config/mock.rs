@@ -86,6 +86,18 @@ pub struct MockExpect {
     pub last_message_contains: Option<String>,
     /// The number of messages, the system prompt not counted.
     pub messages: Option<usize>,
+    /// Some message contains this: a text, a result, or arguments of a call.
+    pub contains: Option<String>,
+    /// No message contains this.
+    pub not_contains: Option<String>,
+    /// The most tokens of the answer.
+    pub max_tokens: Option<u32>,
+    /// Whether the provider is to hold the answer to a schema.
+    pub has_schema: Option<bool>,
+    /// `auto`, `none`, `required`, or the name of the tool that must be called.
+    pub tool_choice: Option<String>,
+    /// Images, documents and recordings in the conversation.
+    pub media: Option<usize>,
     /// The system prompt contains this.
     pub system_contains: Option<String>,
     /// These tools, by name and in order, are offered.

@@ -4,23 +4,47 @@
 //! stands and what was probably meant ([`strict`]). Defaults live beside the fields they fill.
 
 mod agent;
+mod approval;
+mod budget;
+mod context;
+mod expression;
+mod middleware;
 mod mock;
+mod models;
+mod pattern;
 mod provider;
 mod request;
 mod runtime;
 mod secret;
+mod steering;
 pub mod strict;
+mod text_filters;
 mod tool;
 
-pub use agent::{AgentConfig, ModelConfig};
+pub use agent::{AgentConfig, EarlyStopping, HandoffConfig, LoopGuardConfig, ModelConfig, OnMaxTokens, SubAgentConfig};
+pub use approval::Decision;
+pub use budget::{Budget, QuotaConfig};
+pub use context::{ContextStrategy, TemplateConfig};
+pub use expression::{EvalLimits, Expression, is_true};
+pub use middleware::{
+    Backoff, Hook, HostMiddlewareConfig, MiddlewareConfig, OnFailure, OutputRule, RateLimitScope, RetryBudgetConfig,
+    RetryOn, RetryPolicyConfig,
+};
 pub use mock::{MockConfig, MockError, MockExpect, MockScope, MockToolCall, MockTurn};
+pub use models::{Modality, ModelProfile, Price, StructuredOutput};
+pub use pattern::Pattern;
 pub use provider::{
     ApiKind, OpenAiConfig, ProviderConfig, RequestFormat, RetryConfig, TimeoutConfig, providers_from_environment,
 };
-pub use request::{Events, Input, InputPart, Notify, Overflow, RunRequest};
-pub use runtime::{InboxConfig, Limits, LogLevel, Persistence, RuntimeConfig, ShutdownConfig};
+pub(crate) use request::check_media;
+pub use request::{
+    Events, FailurePolicy, Input, InputPart, Merge, Mode, Notify, OutputMode, Overflow, ParallelRequest, RunRequest,
+};
+pub use runtime::{InboxConfig, Limits, LogLevel, Persistence, RuntimeConfig, ShutdownConfig, UnknownPrice};
 pub use secret::Secret;
-pub use tool::{Effect, Permission, ToolConfig};
+pub use steering::{Steering, When};
+pub use text_filters::{PiiConfig, PiiPattern, SanitizeAction, SanitizeConfig, ThinkConfig};
+pub use tool::{Effect, Otherwise, Permission, ToolConfig};
 
 /// Names that become keys, paths or parts of ids: agents, tools, providers.
 ///

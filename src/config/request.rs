@@ -1,11 +1,11 @@
 //! Requests: `par_invoke` and `par_stream_start`.
 
-use super::strict;
-use crate::types::{Error, Part, Result, RunId, SessionId};
+use super::{Budget, strict};
+use crate::types::{Error, Media, MediaSource, Part, Result, RunId, SessionId};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::fmt;
 
 /// What to run.
@@ -37,25 +37,207 @@ pub struct RunRequest {
     /// Which events a stream has.
     #[serde(default)]
     pub events: Events,
+    /// How deep the sub-agents are whose events a stream has: 0 none, 1 those the agent itself calls. Default: all.
+    #[serde(default)]
+    pub max_event_depth: Option<u32>,
+    /// Values of the agent's `system_prompt_template`.
+    #[serde(default, deserialize_with = "strict::value")]
+    #[schemars(with = "Map<String, Value>")]
+    pub variables: Option<Value>,
+    /// Whom the run acts for; tools with `role_based` permission ask.
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// The answer shall be a value that fits this JSON Schema; it is the result's `output`.
+    #[serde(default, deserialize_with = "strict::value")]
+    pub response_schema: Option<Value>,
+    /// How the model is held to the schema. Default: what its profile says it does best.
+    #[serde(default)]
+    pub output_mode: OutputMode,
+    /// How often the model may mend an answer that does not fit. Default 3.
+    #[serde(default = "default_repairs")]
+    pub max_repair_attempts: u32,
+    /// What kind of answer is wanted.
+    #[serde(default)]
+    pub mode: Mode,
+    /// The most that the run may consume.
+    #[serde(default)]
+    pub budget: Option<Budget>,
+}
+
+fn default_repairs() -> u32 {
+    3
+}
+
+/// What kind of answer is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// An answer.
+    #[default]
+    Chat,
+    /// A long text: an answer that was cut off at its token limit is continued until it is whole.
+    Generate,
+}
+
+/// How a model is held to a `response_schema`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputMode {
+    /// As the model's profile says; `prompted` for a model without one.
+    #[default]
+    Auto,
+    /// By the provider.
+    Native,
+    /// By a tool whose arguments are the answer.
+    Tool,
+    /// By words.
+    Prompted,
 }
 
 impl RunRequest {
     /// Parses and checks a request.
     pub fn from_json(text: &str) -> Result<Self> {
         let request: Self = strict::from_str_fast(text, "request")?;
-        if request.input.0.is_empty() {
-            return Err(Error::schema("request.input", "the input has no parts").with_hint("say something"));
-        }
-        for (path, id) in [
-            ("request.run_id", request.run_id.as_ref().map(RunId::as_str)),
-            ("request.session", request.session.as_ref().map(SessionId::as_str)),
-        ] {
-            if id.is_some_and(|id| id.is_empty() || id.len() > 256) {
-                return Err(Error::schema(path, "an id has 1 to 256 bytes"));
-            }
-        }
+        request.check("request")?;
         Ok(request)
     }
+
+    /// Reads and checks a request that is part of something larger.
+    pub fn from_value(value: &Value, path: &str) -> Result<Self> {
+        let request: Self = strict::read(value, path)?;
+        request.check(path)?;
+        Ok(request)
+    }
+
+    /// Refuses what only concerns streams, where there is none.
+    pub fn refuse_stream_keys(&self, path: &str, why: &str, hint: &str) -> Result<()> {
+        for (key, given) in [
+            ("notify", self.notify != Notify::None),
+            ("events", self.events != Events::All),
+            ("overflow", self.overflow != Overflow::Backpressure),
+            ("max_event_depth", self.max_event_depth.is_some()),
+        ] {
+            if given {
+                return Err(
+                    Error::schema(format!("{path}.{key}"), format!("this concerns streams, and {why}")).with_hint(hint)
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, path: &str) -> Result<()> {
+        let at = |key: &str| format!("{path}.{key}");
+        if self.input.0.is_empty() {
+            return Err(Error::schema(at("input"), "the input has no parts").with_hint("say something"));
+        }
+        if self.variables.as_ref().is_some_and(|variables| !variables.is_object()) {
+            return Err(Error::schema(at("variables"), "an object is needed: {\"name\": value}"));
+        }
+        if self.response_schema.is_none() && self.output_mode != OutputMode::Auto {
+            return Err(Error::schema(at("output_mode"), "there is no response_schema that it could concern"));
+        }
+        if self.response_schema.is_some() && self.mode == Mode::Generate {
+            return Err(
+                Error::schema(at("mode"), "a long text has no schema").with_hint("leave out response_schema, or mode")
+            );
+        }
+        for (index, part) in self.input.0.iter().enumerate() {
+            check_media(part, &at(&format!("input[{index}]")))?;
+        }
+        for (key, id) in [
+            ("run_id", self.run_id.as_ref().map(RunId::as_str)),
+            ("session", self.session.as_ref().map(SessionId::as_str)),
+        ] {
+            if id.is_some_and(|id| id.is_empty() || id.len() > 256) {
+                return Err(Error::schema(at(key), "an id has 1 to 256 bytes"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Several runs at once: `par_call("invoke_parallel")`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ParallelRequest {
+    /// The requests, each as for `par_invoke`.
+    #[schemars(with = "Vec<RunRequest>")]
+    pub specs: Vec<Value>,
+    /// How many run at the same time. Default 4.
+    #[serde(default = "four")]
+    pub parallel_limit: usize,
+    /// What the failure of one means for the others.
+    #[serde(default)]
+    pub failure_policy: FailurePolicy,
+    /// What becomes of the answers.
+    #[serde(default)]
+    pub merge: Merge,
+}
+
+fn four() -> usize {
+    4
+}
+
+impl ParallelRequest {
+    /// Checks the values, and the requests.
+    pub fn check(&self, path: &str) -> Result<Vec<RunRequest>> {
+        if self.specs.is_empty() || self.specs.len() > 1_000 {
+            return Err(Error::schema(format!("{path}.specs"), "1 to 1000 requests are possible"));
+        }
+        if self.parallel_limit == 0 {
+            return Err(Error::schema(format!("{path}.parallel_limit"), "at least 1 run at a time is needed"));
+        }
+        let specs = self.specs.iter().enumerate();
+        specs.map(|(index, spec)| RunRequest::from_value(spec, &format!("{path}.specs[{index}]"))).collect()
+    }
+}
+
+/// What the failure of one run means for the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FailurePolicy {
+    /// Nothing.
+    #[default]
+    ContinueOnFailure,
+    /// They are cancelled.
+    FailFast,
+}
+
+/// What becomes of the answers of several runs.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[schemars(tag = "type")]
+pub enum Merge {
+    /// They stay apart.
+    #[default]
+    None,
+    /// The first one, in the order of the requests, that succeeded.
+    FirstSuccess,
+    /// The answer that most gave; of several, the first.
+    Majority,
+    /// All texts, joined.
+    Concat {
+        /// What stands between them. Default: an empty line.
+        #[serde(default = "empty_line")]
+        separator: String,
+    },
+    /// What an agent makes of them.
+    Agent {
+        /// The agent.
+        agent: String,
+        /// What it is told before the answers.
+        #[serde(default = "merge_prompt")]
+        prompt: String,
+    },
+}
+
+fn empty_line() -> String {
+    "\n\n".into()
+}
+
+fn merge_prompt() -> String {
+    "Merge the following answers into one.".into()
 }
 
 /// What the user says: a text, or content parts.
@@ -73,12 +255,47 @@ pub enum InputPart {
         /// The text.
         text: String,
     },
+    /// An image.
+    Image(Media),
+    /// A document, such as a PDF.
+    Document(Media),
+    /// A recording.
+    Audio(Media),
 }
 
 impl From<InputPart> for Part {
     fn from(part: InputPart) -> Self {
         match part {
-            InputPart::Text { text } => Self::Text { text },
+            InputPart::Text { text } => Self::text(text),
+            InputPart::Image(media) => Self::Image(media),
+            InputPart::Document(media) => Self::Document(media),
+            InputPart::Audio(media) => Self::Audio(media),
+        }
+    }
+}
+
+/// What a provider would refuse with less clear words.
+pub(crate) fn check_media(part: &Part, path: &str) -> Result<()> {
+    let media = match part {
+        Part::Image(media) | Part::Document(media) | Part::Audio(media) => media,
+        Part::Text { .. } | Part::Reasoning { .. } | Part::ToolCall(_) | Part::Opaque(_) => return Ok(()),
+    };
+    match &media.source {
+        MediaSource::Url { url, .. } if url.starts_with("https://") || url.starts_with("http://") => Ok(()),
+        MediaSource::Url { .. } => Err(Error::schema(format!("{path}.url"), "not an http or https URL")
+            .with_hint("inline content goes into \"data\", in base64, with its \"media_type\"")),
+        MediaSource::Data { media_type, data } => {
+            if !media_type.contains('/') {
+                return Err(Error::schema(format!("{path}.media_type"), "not a media type")
+                    .with_hint("write it like \"image/png\""));
+            }
+            let digits = data.trim_end_matches('=');
+            let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+            if digits.is_empty() || data.len() % 4 != 0 || data.len() - digits.len() > 2 || !digits.bytes().all(legal) {
+                return Err(Error::schema(format!("{path}.data"), "not base64")
+                    .with_hint("standard alphabet, padded with '=', without line breaks"));
+            }
+            Ok(())
         }
     }
 }
@@ -94,7 +311,7 @@ impl<'de> Deserialize<'de> for Input {
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Input, E> {
-                Ok(Input(vec![Part::Text { text: text.to_owned() }]))
+                Ok(Input(vec![Part::text(text)]))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Input, A::Error> {

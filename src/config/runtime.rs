@@ -1,6 +1,6 @@
 //! The runtime's configuration: `par_runtime_create`.
 
-use super::{ProviderConfig, check_name};
+use super::{Budget, EvalLimits, MiddlewareConfig, ModelProfile, ProviderConfig, QuotaConfig, check_name};
 use crate::types::{Error, Result, Status};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -25,6 +25,34 @@ pub struct RuntimeConfig {
     pub shutdown: ShutdownConfig,
     /// What the inbox delivers besides host work.
     pub inbox: InboxConfig,
+    /// What stands around every model request and tool call, outside of the agents' own.
+    pub middleware: Vec<MiddlewareConfig>,
+    /// How much may run at the same time. Without it only `limits` bound that.
+    pub default_quota: Option<QuotaConfig>,
+    /// The most that all runs together may consume.
+    pub budget: Option<Budget>,
+    /// The most that each session may consume.
+    pub session_budget: Option<Budget>,
+    /// The most that each run may consume, unless its request or its agent says something else.
+    pub run_budget: Option<Budget>,
+    /// What models can do and cost, where the built-in table is wrong or does not know them: by `provider/model`, or by
+    /// model name; a `*` at the end stands for any rest.
+    pub models: BTreeMap<String, ModelProfile>,
+    /// What a model without a price means for a budget in USD.
+    pub unknown_price: UnknownPrice,
+    /// Bounds of conditions.
+    pub eval_limits: EvalLimits,
+}
+
+/// What a model without a price means for a budget in USD.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UnknownPrice {
+    /// The run fails before its first request.
+    #[default]
+    Fail,
+    /// Its requests are not counted in USD, and the run says so.
+    Ignore,
 }
 
 impl Default for RuntimeConfig {
@@ -37,6 +65,14 @@ impl Default for RuntimeConfig {
             limits: Limits::default(),
             shutdown: ShutdownConfig::default(),
             inbox: InboxConfig::default(),
+            middleware: Vec::new(),
+            default_quota: None,
+            budget: None,
+            session_budget: None,
+            run_budget: None,
+            models: BTreeMap::new(),
+            unknown_price: UnknownPrice::default(),
+            eval_limits: EvalLimits::default(),
         }
     }
 }
@@ -52,6 +88,10 @@ impl RuntimeConfig {
         if !(config.shutdown.drain_timeout >= 0.0 && config.shutdown.drain_timeout <= 86_400.0) {
             return Err(Error::schema("config.shutdown.drain_timeout", "a number of seconds, 0 to 86400, is needed"));
         }
+        for (index, middleware) in config.middleware.iter().enumerate() {
+            middleware.check(&format!("config.middleware[{index}]"))?;
+        }
+        config.default_quota.as_ref().map_or(Ok(()), |quota| quota.check("config.default_quota"))?;
         for (name, provider) in &config.llm_providers {
             let path = format!("config.llm_providers.{name}");
             check_name(name, &path, "a provider")?;
@@ -129,8 +169,16 @@ limits! {
     inbox_queue_events: 10_000, 1 to 1_000_000;
     /// Messages waiting for the callback thread. Host work is never dropped; events and logs are, and counted.
     callback_queue_events: 10_000, 1 to 1_000_000;
-    /// Bytes of one tool result, before the model sees it.
-    max_tool_result_bytes: 1_048_576, 1_024 to 268_435_456;
+    /// Bytes of one tool result. More: `PAR_ERR_TOO_LARGE` for the host, an error for the model.
+    max_tool_result_bytes: 16_777_216, 1_024 to 268_435_456;
+    /// Bytes of a tool result that the model is shown; of a larger one it sees head and tail, and the whole is kept.
+    max_tool_output_bytes: 65_536, 256 to 268_435_456;
+    /// Bytes of all tool results that are kept for `read_blob`; the oldest go first.
+    max_blob_bytes: 268_435_456, 0 to 1_099_511_627_776;
+    /// Messages that wait in one run to steer it. More: `PAR_ERR_LIMIT`.
+    max_steering_messages: 100, 1 to 100_000;
+    /// How deep agents may call each other.
+    max_sub_agent_depth: 8, 1 to 64;
     /// Runs at the same time. More: `PAR_ERR_LIMIT`.
     max_runs: 10_000, 1 to 1_000_000;
     /// Sessions kept in memory. More: `PAR_ERR_LIMIT`.

@@ -1,6 +1,6 @@
 //! Tools: `par_register_tool`.
 
-use super::strict;
+use super::{EvalLimits, Expression, strict};
 use crate::types::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,10 @@ pub struct ToolConfig {
     /// Calls at the same time, over all runs. Default: no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency_limit: Option<u32>,
+    /// Bytes of its output that the model is shown; the whole is kept for `read_blob`. Default:
+    /// `limits.max_tool_output_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_output_bytes: Option<usize>,
     /// What running it twice would do.
     #[serde(default)]
     pub effect: Effect,
@@ -43,15 +47,75 @@ fn default_timeout() -> f64 {
     60.0
 }
 
-/// Whether a tool may run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+/// Whether a tool may run. Denied calls are told to the model.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[schemars(tag = "type")]
 pub enum Permission {
     /// It may.
     #[default]
     Allow,
-    /// It may not; the model is told.
+    /// Each call is asked for (`approval_request`) and waits for the answer.
+    Confirm,
+    /// It may not.
     Deny,
+    /// It may in runs whose request has one of these `roles`.
+    RoleBased {
+        /// The roles.
+        roles: Vec<String>,
+        /// What holds for other runs.
+        #[serde(default)]
+        otherwise: Otherwise,
+    },
+    /// It may where a condition holds. The condition sees `input` (the arguments), `agent`, `session`, `roles` and
+    /// `variables` (of the request).
+    ConditionBased {
+        /// The condition.
+        condition: Box<Expression>,
+        /// What holds for other calls.
+        #[serde(default)]
+        otherwise: Otherwise,
+    },
+}
+
+/// What holds for calls that a rule does not allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Otherwise {
+    /// They may not run.
+    #[default]
+    Deny,
+    /// They are asked for.
+    Confirm,
+}
+
+impl Permission {
+    /// Whether a call may have to be asked for.
+    pub fn may_ask(&self) -> bool {
+        match self {
+            Self::Confirm => true,
+            Self::RoleBased { otherwise, .. } | Self::ConditionBased { otherwise, .. } => {
+                *otherwise == Otherwise::Confirm
+            }
+            Self::Allow | Self::Deny => false,
+        }
+    }
+}
+
+impl Serialize for Permission {
+    /// The dialect's form: a bare name, or an object with `type`.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value = match self {
+            Self::Allow => json!("allow"),
+            Self::Confirm => json!("confirm"),
+            Self::Deny => json!("deny"),
+            Self::RoleBased { roles, otherwise } => {
+                json!({"type": "role_based", "roles": roles, "otherwise": otherwise})
+            }
+            Self::ConditionBased { otherwise, .. } => json!({"type": "condition_based", "otherwise": otherwise}),
+        };
+        value.serialize(serializer)
+    }
 }
 
 /// What running a tool twice would do. Told to the host with each call.
@@ -70,7 +134,12 @@ pub enum Effect {
 impl ToolConfig {
     /// Parses and checks a tool. That the schemas are schemas is checked where they are compiled.
     pub fn from_json(text: &str) -> Result<Self> {
-        let mut tool: Self = strict::from_str(text, "tool")?;
+        Self::from_value(&strict::parse(text, "tool")?, "tool")
+    }
+
+    /// Reads and checks a tool that is part of something larger, at `path`.
+    pub fn from_value(value: &Value, path: &str) -> Result<Self> {
+        let mut tool: Self = strict::read(value, path)?;
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
         if tool.name.is_empty() || tool.name.len() > 64 || !tool.name.chars().all(legal) {
             return Err(Error::schema("tool.name", format!("{:?} cannot be the name of a tool", tool.name))
@@ -81,6 +150,19 @@ impl ToolConfig {
         }
         if tool.concurrency_limit == Some(0) {
             return Err(Error::schema("tool.concurrency_limit", "at least 1 call at a time is needed"));
+        }
+        if tool.max_output_bytes.is_some_and(|bytes| bytes < 256) {
+            return Err(Error::schema("tool.max_output_bytes", "at least 256 bytes are needed to show anything"));
+        }
+        match &tool.permission {
+            Permission::RoleBased { roles, .. } if roles.is_empty() => {
+                return Err(Error::schema("tool.permission.roles", "a rule without roles allows nobody")
+                    .with_hint("name a role, or use \"deny\""));
+            }
+            Permission::ConditionBased { condition, .. } => {
+                condition.check("tool.permission.condition", EvalLimits::default())?;
+            }
+            Permission::RoleBased { .. } | Permission::Allow | Permission::Confirm | Permission::Deny => {}
         }
         normalize_input_schema(&mut tool.input_schema)?;
         Ok(tool)

@@ -1,162 +1,230 @@
 //! The one way an event leaves a run: numbered, encoded once, to the run's stream and to the hub.
+//!
+//! A run and the runs below it share a [`Channel`]: one stream, one numbering. Each has an [`Emitter`] of its own, which
+//! knows how its events are addressed.
 
 use super::{Hub, Queue};
 use crate::config::{Events, Overflow};
 use crate::types::{Envelope, EventBody};
+use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// Text that waits for room, in a stream that coalesces. Bounded by the stream's byte bound, past which the run waits.
-#[derive(Debug, Default)]
-struct Held {
-    text: String,
-    is_reasoning: bool,
-}
+/// Takes a message for the host: the token and the event's JSON.
+pub type Deliver = Arc<dyn Fn(u64, &[u8]) + Send + Sync>;
 
-/// See the module's head. Owned by its run, so numbers need no lock.
+/// Emits the events of one run. Cheap to clone.
+#[derive(Clone)]
 pub struct Emitter {
     envelope: Envelope,
+    /// 0 for the run whose stream it is, 1 for those it started, and so on.
+    depth: u32,
+    channel: Arc<Channel>,
+}
+
+struct Channel {
     queue: Option<Arc<Queue>>,
     hub: Arc<Hub>,
     wishes: Wishes,
-    held: Held,
+    // Held for the time it takes to encode one event, never across an await.
+    state: Mutex<State>,
+}
+
+struct State {
+    next_seq: u64,
+    held: Option<Held>,
     scratch: Vec<u8>,
 }
 
+/// Text that waits for room, in a stream that coalesces. Bounded by the stream's byte bound, past which the run waits.
+struct Held {
+    text: String,
+    is_reasoning: bool,
+    envelope: Envelope,
+    depth: u32,
+}
+
 /// What the request says about its stream.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Wishes {
     /// What a full queue means.
     pub overflow: Overflow,
     /// Which events go into it.
     pub events: Events,
+    /// How deep the runs may be whose events go into it; host work always does.
+    pub max_depth: u32,
     /// The most bytes of text that a coalescing stream holds back.
     pub max_held: usize,
+}
+
+impl Default for Wishes {
+    fn default() -> Self {
+        Self { overflow: Overflow::default(), events: Events::default(), max_depth: u32::MAX, max_held: 0 }
+    }
 }
 
 impl Emitter {
     /// The emitter of one run. Without a `queue` the run is blocking and only the hub sees its events.
     pub fn new(envelope: Envelope, queue: Option<Arc<Queue>>, hub: Arc<Hub>, wishes: Wishes) -> Self {
-        Self { envelope, queue, hub, wishes, held: Held::default(), scratch: Vec::new() }
+        let state = Mutex::new(State { next_seq: 1, held: None, scratch: Vec::new() });
+        Self { envelope, depth: 0, channel: Arc::new(Channel { queue, hub, wishes, state }) }
+    }
+
+    /// The emitter of a run below this one.
+    pub fn child(&self, envelope: Envelope) -> Self {
+        Self { envelope, depth: self.depth + 1, channel: Arc::clone(&self.channel) }
     }
 
     /// The number the next event will have.
     pub fn next_seq(&self) -> u64 {
-        self.envelope.next_seq()
+        self.channel.state.lock().next_seq
     }
 
-    /// The run's own queue, if it is a stream.
+    /// The stream's queue, if there is one.
     pub fn queue(&self) -> Option<&Arc<Queue>> {
-        self.queue.as_ref()
+        self.channel.queue.as_ref()
     }
 
     /// Emits an event. Order is kept: text that was held goes first.
-    pub fn emit(&mut self, body: &EventBody<'_>) {
-        self.flush();
-        self.write(body);
+    pub fn emit(&self, body: &EventBody<'_>) {
+        let mut state = self.channel.state.lock();
+        self.flush(&mut state);
+        self.write(&mut state, body);
     }
 
     /// Emits a piece of text, or of reasoning; a coalescing stream without room holds it.
-    pub fn emit_text(&mut self, text: &str, is_reasoning: bool) {
-        let full =
-            self.wishes.overflow == Overflow::Coalesce && self.queue.as_ref().is_some_and(|queue| !queue.has_room());
-        if full {
-            if self.held.is_reasoning != is_reasoning {
-                self.flush();
-                self.held.is_reasoning = is_reasoning;
+    pub fn emit_text(&self, text: &str, is_reasoning: bool) {
+        let mut state = self.channel.state.lock();
+        let full = self.channel.wishes.overflow == Overflow::Coalesce
+            && self.channel.queue.as_ref().is_some_and(|queue| !queue.has_room());
+        if !full {
+            self.flush(&mut state);
+            self.write_text(&mut state, text, is_reasoning);
+            return;
+        }
+        match &mut state.held {
+            Some(held) if held.is_reasoning == is_reasoning && held.envelope.is(&self.envelope) => {
+                held.text.push_str(text)
             }
-            self.held.text.push_str(text);
-        } else {
-            self.flush();
-            self.write_text(text, is_reasoning);
+            Some(_) | None => {
+                self.flush(&mut state);
+                let (envelope, depth) = (self.envelope.clone(), self.depth);
+                state.held = Some(Held { text: text.to_owned(), is_reasoning, envelope, depth });
+            }
         }
     }
 
     /// Whether the producer may go on at once.
     pub fn is_ready(&self) -> bool {
-        match (&self.queue, self.wishes.overflow) {
+        match (&self.channel.queue, self.channel.wishes.overflow) {
             (None, _) => true,
             (Some(queue), Overflow::Backpressure) => queue.has_room(),
-            (Some(_), Overflow::Coalesce) => self.held.text.len() < self.wishes.max_held,
+            (Some(_), Overflow::Coalesce) => {
+                let state = self.channel.state.lock();
+                state.held.as_ref().map_or(0, |held| held.text.len()) < self.channel.wishes.max_held
+            }
         }
     }
 
     /// Completes when there is room, or the reader is gone, and writes what was held. Cancel safe.
-    pub async fn ready(&mut self) {
-        match &self.queue {
+    pub async fn ready(&self) {
+        match &self.channel.queue {
             Some(queue) => queue.room().await,
             None => return,
         }
-        self.flush();
+        self.flush(&mut self.channel.state.lock());
     }
 
     /// Whether text is held back.
     pub fn is_holding(&self) -> bool {
-        !self.held.text.is_empty()
+        self.channel.wishes.overflow == Overflow::Coalesce && self.channel.state.lock().held.is_some()
     }
 
     /// Emits the one terminal event.
-    pub fn finish(&mut self, body: &EventBody<'_>) {
-        self.flush();
-        if !self.encode_into_scratch(body, self.queue.is_some()) {
+    pub fn finish(&self, body: &EventBody<'_>) {
+        let mut state = self.channel.state.lock();
+        self.flush(&mut state);
+        if !self.encode(&mut state, body, self.channel.queue.is_some()) {
             return;
         }
-        if let Some(queue) = &self.queue {
-            queue.stage_terminal(&self.scratch);
+        if let Some(queue) = &self.channel.queue {
+            queue.stage_terminal(&state.scratch);
         }
-        if self.hub.is_active() {
-            self.hub.publish(&self.scratch);
+        if self.channel.hub.is_active() {
+            self.channel.hub.publish(&state.scratch);
         }
     }
 
-    /// Encodes the event, unless neither the queue nor anybody else takes it: then it is only counted.
-    fn encode_into_scratch(&mut self, body: &EventBody<'_>, queued: bool) -> bool {
-        if !queued && !self.hub.is_active() {
-            self.envelope.skip();
+    /// Hands host work to whoever takes it: the callback, the run's own stream, the inbox. False if nobody does.
+    pub fn hand_over(
+        &self,
+        callback: Option<Deliver>,
+        inbox: Option<Deliver>,
+        token: u64,
+        work: &EventBody<'_>,
+    ) -> bool {
+        if let Some(callback) = callback {
+            callback(token, &self.encode_aside(work));
+        } else if self.queue().is_some() {
+            self.emit(work);
+        } else if let Some(inbox) = inbox {
+            inbox(token, &self.encode_aside(work));
+        } else {
             return false;
         }
-        if self.scratch.capacity() == 0 {
-            self.scratch.reserve(512);
-        }
-        self.scratch.clear();
-        self.envelope.write(body, &mut self.scratch);
         true
     }
 
     /// Encodes a message for one addressee outside of the stream (host work for the inbox or a callback). It takes no
-    /// number, so that the events of the run have no gap.
-    pub fn encode(&mut self, body: &EventBody<'_>) -> Vec<u8> {
-        self.flush();
+    /// number, so that the events of the run have no gap: it has that of the last event before it.
+    fn encode_aside(&self, body: &EventBody<'_>) -> Vec<u8> {
+        let mut state = self.channel.state.lock();
+        self.flush(&mut state);
         let mut out = Vec::new();
-        self.envelope.write_aside(body, &mut out);
+        self.envelope.write(state.next_seq - 1, body, &mut out);
         out
     }
 
-    fn flush(&mut self) {
-        if self.held.text.is_empty() {
-            return;
-        }
-        let held = std::mem::take(&mut self.held);
-        self.write_text(&held.text, held.is_reasoning);
-    }
-
-    fn write_text(&mut self, text: &str, is_reasoning: bool) {
+    fn write_text(&self, state: &mut State, text: &str, is_reasoning: bool) {
         if is_reasoning {
-            self.write(&EventBody::ReasoningDelta { text });
+            self.write(state, &EventBody::ReasoningDelta { text });
         } else {
-            self.write(&EventBody::TextDelta { text });
+            self.write(state, &EventBody::TextDelta { text });
         }
     }
 
-    fn write(&mut self, body: &EventBody<'_>) {
-        let wanted = self.wishes.events == Events::All || body.is_host_work();
-        if !self.encode_into_scratch(body, wanted && self.queue.is_some()) {
+    fn write(&self, state: &mut State, body: &EventBody<'_>) {
+        let wishes = &self.channel.wishes;
+        let wanted = (wishes.events == Events::All && self.depth <= wishes.max_depth) || body.is_host_work();
+        if !self.encode(state, body, wanted && self.channel.queue.is_some()) {
             return;
         }
-        if let Some(queue) = self.queue.as_ref().filter(|_| wanted) {
-            queue.stage(&self.scratch);
+        if let Some(queue) = self.channel.queue.as_ref().filter(|_| wanted) {
+            queue.stage(&state.scratch);
         }
-        if self.hub.is_active() {
-            self.hub.publish(&self.scratch);
+        if self.channel.hub.is_active() {
+            self.channel.hub.publish(&state.scratch);
+        }
+    }
+
+    /// Numbers the event, and encodes it unless neither the queue nor anybody else takes it.
+    fn encode(&self, state: &mut State, body: &EventBody<'_>, queued: bool) -> bool {
+        let seq = state.next_seq;
+        state.next_seq += 1;
+        if !queued && !self.channel.hub.is_active() {
+            return false;
+        }
+        if state.scratch.capacity() == 0 {
+            state.scratch.reserve(512);
+        }
+        state.scratch.clear();
+        self.envelope.write(seq, body, &mut state.scratch);
+        true
+    }
+
+    fn flush(&self, state: &mut State) {
+        if let Some(Held { text, is_reasoning, envelope, depth }) = state.held.take() {
+            let of = Self { envelope, depth, channel: Arc::clone(&self.channel) };
+            of.write_text(state, &text, is_reasoning);
         }
     }
 }
@@ -172,8 +240,8 @@ mod tests {
     fn a_coalescing_stream_merges_what_waits_and_keeps_order() {
         let queue = Arc::new(Queue::new(Bounds { events: 1, bytes: 1 << 20 }));
         let envelope = Envelope::new(&"r".into(), None);
-        let wishes = Wishes { overflow: Overflow::Coalesce, events: Events::All, max_held: 1 << 20 };
-        let mut emitter = Emitter::new(envelope, Some(Arc::clone(&queue)), Arc::default(), wishes);
+        let wishes = Wishes { overflow: Overflow::Coalesce, events: Events::All, max_held: 1 << 20, max_depth: 0 };
+        let emitter = Emitter::new(envelope, Some(Arc::clone(&queue)), Arc::default(), wishes);
         for text in ["a", "b", "c"] {
             emitter.emit_text(text, false);
         }

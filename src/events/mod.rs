@@ -12,7 +12,7 @@ mod queue;
 mod signal;
 
 pub use batched::{Batched, flush_deferred, flush_soon, promise_to_flush};
-pub use emitter::{Emitter, Wishes};
+pub use emitter::{Deliver, Emitter, Wishes};
 pub use hub::{Hub, Subscriber};
 pub use log::{LogFilter, LogSubscriber};
 pub use queue::{Bounds, Polled, Queue, Waited};

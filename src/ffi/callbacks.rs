@@ -37,6 +37,23 @@ pub unsafe extern "C" fn par_on_tool(
     guard(err, || register(rt, CallbackSlot::Tool, LogLevel::Off, cb, user_data, destroy))
 }
 
+/// Take approval requests: called with token 0 and the approval_request event; answered by par_approval_resolve, at once or
+/// later. Goes before streams and the inbox.
+///
+/// @param  cb       NULL unregisters
+/// @param  destroy  may be NULL
+/// @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn par_on_approval(
+    rt: *mut par_runtime_t,
+    cb: par_callback_t,
+    user_data: usize,
+    destroy: par_destroy_t,
+    err: *mut *mut par_error_t,
+) -> par_status_t {
+    guard(err, || register(rt, CallbackSlot::Approval, LogLevel::Off, cb, user_data, destroy))
+}
+
 /// Take the events of every run. When the host is slow the oldest are dropped, and the next has "dropped": how many.
 ///
 /// @param  cb       NULL unregisters

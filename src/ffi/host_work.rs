@@ -63,6 +63,34 @@ pub unsafe extern "C" fn par_tool_progress(
     guard(err, || unsafe { answer(rt, token, note, note_len, "note", Runtime::tool_progress) })
 }
 
+/// Answer an approval request. An approved call then really runs.
+///
+/// @param  approval_id  from the approval_request event
+/// @param  decision     JSON: "approve", or {"type": "approve" | "reject" | "edit", "reason"?, "input"?, "approver"?}
+/// @return PAR_OK; PAR_ERR_NOT_FOUND when it was answered, has expired, or its run has ended; PAR_ERR_SCHEMA when edited
+///         arguments do not fit, after which it still waits
+/// @thread any    @blocks never    @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn par_approval_resolve(
+    rt: *mut par_runtime_t,
+    approval_id: *const c_char,
+    approval_id_len: size_t,
+    decision: *const c_char,
+    decision_len: size_t,
+    err: *mut *mut par_error_t,
+) -> par_status_t {
+    guard(err, || {
+        let runtime = handle::runtime(rt)?;
+        let most = runtime.limits().max_input_bytes;
+        // SAFETY: the header demands it of every input.
+        let approval_id = unsafe { input(approval_id, approval_id_len, "approval_id", most) }?;
+        // SAFETY: the header demands it of every input.
+        let decision = unsafe { input(decision, decision_len, "decision", most) }?;
+        runtime.approval_resolve(approval_id, decision)?;
+        Ok(Status::Ok)
+    })
+}
+
 /// # Safety
 /// As for [`input`].
 unsafe fn answer(

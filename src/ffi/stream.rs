@@ -243,6 +243,31 @@ pub unsafe extern "C" fn par_run_cancel(
     })
 }
 
+/// Say something to a living run: at the next safe point, or when it has answered.
+///
+/// @param  message  JSON: a text, or {"input", "when": "now" | "follow_up"}
+/// @return PAR_OK; PAR_ERR_NOT_FOUND when the run has ended or is ending; PAR_ERR_LIMIT when too much waits
+/// @thread any    @blocks never    @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn par_run_steer(
+    rt: *mut par_runtime_t,
+    run_id: *const c_char,
+    run_id_len: size_t,
+    message: *const c_char,
+    message_len: size_t,
+    err: *mut *mut par_error_t,
+) -> par_status_t {
+    guard(err, || {
+        let runtime = handle::runtime(rt)?;
+        // SAFETY: the header demands it of every input.
+        let run_id = unsafe { input(run_id, run_id_len, "run_id", MAX_REASON) }?;
+        // SAFETY: the header demands it of every input.
+        let message = unsafe { input(message, message_len, "message", runtime.limits().max_input_bytes) }?;
+        runtime.steer(run_id, message)?;
+        Ok(Status::Ok)
+    })
+}
+
 /// How a run stands, living or lately ended.
 ///
 /// @out    out  owned JSON {run_id, agent, session, status, started_at_ms, ended_at_ms, error}; free with par_free

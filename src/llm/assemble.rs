@@ -142,10 +142,10 @@ impl<'a> Assembler<'a> {
     pub fn into_answer(self, sink: &mut dyn DeltaSink) -> ModelAnswer {
         let mut parts = Vec::new();
         if !self.reasoning.is_empty() {
-            parts.push(Part::Reasoning { text: self.reasoning });
+            parts.push(Part::reasoning(self.reasoning));
         }
         if !self.text.is_empty() {
-            parts.push(Part::Text { text: self.text });
+            parts.push(Part::text(self.text));
         }
         let mut has_calls = false;
         for slot in self.calls {
@@ -155,7 +155,7 @@ impl<'a> Assembler<'a> {
             }
             has_calls = true;
             let arguments = if slot.arguments.trim().is_empty() { "{}".to_owned() } else { slot.arguments };
-            parts.push(Part::ToolCall(ToolCall { id: slot.id, name: slot.name, arguments }));
+            parts.push(Part::ToolCall(ToolCall { id: slot.id, name: slot.name, arguments, opaque: None }));
         }
         // Servers say `stop` although there are calls, and the reverse: what is there decides.
         let finish_reason = match self.finish_reason {

@@ -15,15 +15,19 @@ mod classify;
 mod http;
 pub mod mock;
 pub mod openai_chat;
+mod policy;
+mod profile;
 mod retry;
 mod sse;
 
 pub use assemble::Assembler;
 pub use http::HttpPool;
+pub use policy::{Policy, RateLimiter, RetryPolicy};
+pub use profile::Profiles;
 pub use retry::generate;
 pub use sse::{SseError, SseEvent, SseReader};
 
-use crate::config::{ModelConfig, RetryConfig};
+use crate::config::{ModelConfig, ModelProfile, RetryConfig};
 use crate::types::{FinishReason, Part, Result, ToolCallId, ToolSpec, Transcript, Usage};
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
@@ -40,6 +44,12 @@ pub trait Provider: Send + Sync {
     /// How failed requests are tried again.
     fn retry(&self) -> RetryConfig {
         RetryConfig::default()
+    }
+
+    /// What a model of this provider can do, where that does not depend on the model alone.
+    fn profile(&self, model: &str) -> ModelProfile {
+        let _ = model;
+        ModelProfile::default()
     }
 
     /// Makes one request, without any retry. Cancel safe: dropping the future drops the connection.
@@ -66,10 +76,48 @@ pub struct ModelRequest<'a> {
     pub transcript: &'a Transcript,
     /// The tools it may call, sorted by name.
     pub tools: &'a [ToolSpec],
+    /// Whether it must call one.
+    pub tool_choice: ToolChoice<'a>,
+    /// What the provider itself shall hold the answer to.
+    pub output: Option<&'a OutputSchema>,
+    /// The most tokens of the answer, where the run wants less or more than `model.max_tokens`.
+    pub max_tokens: Option<u32>,
+    /// The same for all requests that share a beginning: lets a provider route them to the same cache.
+    pub cache_key: Option<&'a str>,
     /// Connections.
     pub http: &'a HttpPool,
     /// Requests the run has made so far, retries included.
     pub requests_made: &'a AtomicU32,
+}
+
+impl ModelRequest<'_> {
+    /// The most tokens of the answer.
+    pub fn output_limit(&self) -> Option<u32> {
+        self.max_tokens.or(self.model.max_tokens)
+    }
+}
+
+/// Whether the model must call a tool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ToolChoice<'a> {
+    /// As it likes.
+    #[default]
+    Auto,
+    /// It must not, though tools are told.
+    None,
+    /// It must call one.
+    Required,
+    /// It must call this one.
+    Tool(&'a str),
+}
+
+/// A schema that the provider itself holds the answer to.
+#[derive(Clone, Debug)]
+pub struct OutputSchema {
+    /// A name that providers want: letters, digits, `_` and `-`.
+    pub name: String,
+    /// The JSON Schema, encoded once.
+    pub schema: std::sync::Arc<serde_json::value::RawValue>,
 }
 
 /// What a model answered, whole.

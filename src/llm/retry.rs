@@ -1,48 +1,60 @@
 //! Tries a request again: only while nothing of an answer was emitted, only if the failure says it may help, and no
-//! longer than configured. Exponential waits with jitter, or what the provider asked for.
+//! longer than the policy allows.
 
+use super::policy::{Policy, RetryPolicy};
 use super::{DeltaSink, ModelAnswer, ModelRequest, Provider};
-use crate::types::Result;
-use backon::{BackoffBuilder, ExponentialBuilder};
+use crate::types::{Category, Error, Result, Status};
+use serde_json::{Map, json};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::{sleep, timeout};
 
-/// Makes a request, with retries. Cancel safe.
+/// Makes a request under a policy. Cancel safe.
 pub async fn generate(
     provider: &dyn Provider,
     request: &ModelRequest<'_>,
+    policy: &Policy,
     sink: &mut dyn DeltaSink,
 ) -> Result<ModelAnswer> {
-    let config = provider.retry();
-    let mut delays = None;
+    // The provider's own rules are needed only when something fails.
+    let mut retry: Option<Arc<RetryPolicy>> = policy.retry.clone();
     let mut attempt = 1;
     loop {
-        let error = match provider.request(request, sink).await {
+        for gate in &policy.gates {
+            gate.pass(|wait| {
+                let waits = Map::from_iter([("waiting_ms".to_owned(), json!(millis(wait)))]);
+                sink.rate_limit(provider.name(), waits);
+            })
+            .await;
+        }
+        let asked = provider.request(request, sink);
+        let answer = match policy.timeout {
+            None => asked.await,
+            Some(limit) => timeout(limit, asked).await.unwrap_or_else(|_| Err(overdue(limit))),
+        };
+        let error = match answer {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        if !error.is_retryable() || sink.has_emitted() || attempt >= config.max_attempts {
-            return Err(error);
-        }
-        let delay = match error.retry_after_ms() {
-            // Waiting longer than the host allows is the host's decision.
-            Some(wait) if wait > config.max_retry_after_ms => return Err(error),
-            Some(wait) => Duration::from_millis(wait),
-            None => delays
-                .get_or_insert_with(|| {
-                    ExponentialBuilder::default()
-                        .with_min_delay(Duration::from_millis(config.initial_delay_ms))
-                        .with_max_delay(Duration::from_millis(config.max_delay_ms))
-                        .with_max_times(config.max_attempts as usize)
-                        .with_jitter()
-                        .build()
-                })
-                .next()
-                .unwrap_or_default(),
-        };
         attempt += 1;
-        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let retry = retry.get_or_insert_with(|| Arc::new(provider.retry().into()));
+        let delay = if sink.has_emitted() { None } else { retry.delay(attempt, &error) };
+        let Some(delay) = delay else { return Err(error) };
+        let delay_ms = millis(delay);
         tracing::warn!(provider = provider.name(), attempt, delay_ms, "model request failed, trying again: {error}");
         sink.retrying(attempt, delay_ms, &error);
-        tokio::time::sleep(delay).await;
+        sleep(delay).await;
     }
+}
+
+fn overdue(limit: Duration) -> Error {
+    Error::new(Status::Deadline, format!("the model did not answer within {} s", limit.as_secs_f64()))
+        .with_category(Category::Timeout)
+        .with_code("llm_timeout")
+        .with_retryable(true)
+        .with_hint("raise the llm_seconds of the timeout middleware, or use a faster model")
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

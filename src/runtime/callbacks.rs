@@ -54,9 +54,21 @@ pub enum CallbackSlot {
     Log = 2,
     /// A queue went from empty to not empty.
     Wakeup = 3,
+    /// Calls that wait for somebody's word.
+    Approval = 4,
 }
 
-const SLOTS: usize = 4;
+impl CallbackSlot {
+    /// Whether what it takes must not be lost.
+    fn is_host_work(self) -> bool {
+        match self {
+            Self::Tool | Self::Approval => true,
+            Self::Event | Self::Log | Self::Wakeup => false,
+        }
+    }
+}
+
+const SLOTS: usize = 5;
 
 struct Item {
     slot: CallbackSlot,
@@ -159,7 +171,7 @@ impl Callbacks {
         }
         let mut state = self.state.lock();
         if state.queue.len() >= self.max_queued
-            && let Some(at) = state.queue.iter().position(|item| item.slot != CallbackSlot::Tool)
+            && let Some(at) = state.queue.iter().position(|item| !item.slot.is_host_work())
             && let Some(item) = state.queue.remove(at)
             && let Some(lost) = state.lost.get_mut(item.slot as usize)
         {

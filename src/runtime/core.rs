@@ -1,18 +1,23 @@
 //! The runtime's parts, and the handle to them.
 
+use super::agents::{AgentTable, Directory};
 use super::callbacks::{Callback, CallbackSlot, Callbacks};
 use super::close::{self, CloseReport, Closing, Phase};
 use super::driver::DriverPool;
 use super::runs::Runs;
 use super::scope::Scope;
 use super::workers::Workers;
+use crate::agent::{Account, Agents, Ledger, Spent};
+use crate::approval::ApprovalDesk;
 use crate::config::{
-    AgentConfig, Limits, LogLevel, ProviderConfig, RuntimeConfig, ToolConfig, providers_from_environment, strict,
+    AgentConfig, Decision, Limits, LogLevel, ProviderConfig, RuntimeConfig, Steering, ToolConfig,
+    providers_from_environment, strict,
 };
 use crate::events::{Bounds, Hub, LogSubscriber, Queue};
 use crate::llm::mock::Mock;
 use crate::llm::openai_chat::OpenAiChat;
 use crate::llm::{HttpPool, Provider};
+use crate::middleware::Chain;
 use crate::store::{Memory, Store};
 use crate::tools::{HostDesk, Registered, Registry, Runner, Tool, ToolFailure};
 use crate::types::{AgentId, Error, Result, Status};
@@ -25,6 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 /// A handle to a runtime. Clones share it; the last one dropped closes it in the background.
 #[derive(Clone)]
@@ -47,7 +53,19 @@ pub(super) struct Core {
     /// Connections of the workers.
     pub http: Arc<HttpPool>,
     pub scope: Scope,
-    pub agents: RwLock<BTreeMap<AgentId, Arc<AgentConfig>>>,
+    pub agents: AgentTable,
+    /// The same, for runs.
+    pub directory: Arc<dyn Agents>,
+    /// What stands around every request and call.
+    pub chain: Chain,
+    /// How many runs may run at the same time.
+    pub places: Option<Arc<Semaphore>>,
+    /// What every run draws on.
+    pub account: Account,
+    pub approvals: Arc<ApprovalDesk>,
+    /// The bounds, as runs share them.
+    pub shared_limits: Arc<Limits>,
+    pub shared_id: Arc<str>,
     pub providers: RwLock<BTreeMap<String, Arc<dyn Provider>>>,
     pub tools: Registry,
     pub store: Arc<dyn Store>,
@@ -72,6 +90,13 @@ pub(super) struct Metrics {
 }
 
 impl Core {
+    /// Puts a tool that the host runs in the place of the registered one of that name. Runs that have it go on with it.
+    pub fn replace_tool(&self, config: ToolConfig) -> Result<()> {
+        self.tools.replace(Registered::new(config, Runner::Host)?)?;
+        self.agents.changed();
+        Ok(())
+    }
+
     pub fn handle(&self) -> Result<Handle> {
         self.closing.check_open()?;
         self.workers.handle(self.config.worker_threads(), &self.log)
@@ -90,6 +115,7 @@ impl Runtime {
 
     /// Creates a runtime from a parsed configuration.
     pub fn with_config(config: RuntimeConfig) -> Result<Self> {
+        let chain = Chain::build(&config.middleware, "config.middleware")?;
         let mut configured = providers_from_environment();
         configured.extend(config.llm_providers.clone());
         configured.entry("mock".into()).or_insert_with(|| ProviderConfig::Mock(crate::config::MockConfig::default()));
@@ -99,16 +125,30 @@ impl Runtime {
         }
         let limits = config.limits.clone();
         let inbox_bounds = Bounds { events: limits.inbox_queue_events, bytes: usize::MAX };
-        let core = Arc::new(Core {
-            id: crate::types::RunId::generate().to_string(),
+        let store: Arc<dyn Store> = Arc::new(Memory::new(limits.max_sessions, limits.max_blob_bytes));
+        let builtin = crate::tools::builtin::all(&store)?;
+        let id = crate::types::RunId::generate().to_string();
+        let ledgers = config
+            .budget
+            .filter(|budget| !budget.is_unlimited())
+            .map(|budget| Arc::new(Ledger::new("runtime", budget, None, Spent::default(), Duration::ZERO)));
+        let core = Arc::new_cyclic(|core| Core {
+            shared_id: Arc::from(id.as_str()),
+            id,
+            chain,
+            directory: Arc::new(Directory(core.clone())),
+            places: config.default_quota.map(|quota| Arc::new(Semaphore::new(quota.max_concurrent_tasks as usize))),
+            account: Account::new(ledgers.into_iter().collect()),
+            approvals: Arc::default(),
+            shared_limits: Arc::new(limits.clone()),
             workers: Workers::default(),
             drivers: DriverPool::default(),
             http: Arc::default(),
             scope: Scope::new(),
-            agents: RwLock::default(),
+            agents: AgentTable::default(),
             providers: RwLock::new(providers),
-            tools: Registry::default(),
-            store: Arc::new(Memory::new(limits.max_sessions)),
+            tools: Registry::with_builtin(builtin),
+            store,
             desk: Arc::default(),
             hub: Arc::default(),
             log: Arc::default(),
@@ -150,44 +190,39 @@ impl Runtime {
     pub fn register_agent(&self, definition: &str) -> Result<()> {
         let core = self.core();
         core.closing.check_open()?;
-        let agent = AgentConfig::from_json(definition)?;
-        self.provider(&agent.model.provider, "agent.model.provider")?;
-        core.tools.resolve(&agent.tools, "agent.tools")?;
-        let mut agents = core.agents.write();
-        if agents.contains_key(&agent.id) {
-            return Err(Error::new(Status::Exists, format!("an agent {:?} is already registered", agent.id))
-                .with_path("agent.id")
-                .with_hint("unregister it first to replace it"));
-        }
-        agents.insert(agent.id.clone(), Arc::new(agent));
-        Ok(())
+        core.agents.add(core, AgentConfig::from_json(definition)?)
     }
 
     /// Removes an agent. Its runs go on.
     pub fn unregister_agent(&self, id: &str) -> Result<()> {
-        // Bound first: a guard inside the match would live through it, and the error reads the agents again.
-        let removed = self.core().agents.write().remove(&AgentId::from(id));
-        match removed {
-            Some(_) => Ok(()),
-            None => Err(self.no_agent(id, "agent")),
+        let agents = &self.core().agents;
+        match agents.remove(&AgentId::from(id)) {
+            true => Ok(()),
+            false => Err(agents.missing(&AgentId::from(id), "agent")),
         }
     }
 
     /// Registers a tool that the host runs, from its JSON definition.
     pub fn register_tool(&self, definition: &str) -> Result<()> {
         self.core().closing.check_open()?;
-        self.core().tools.add(Registered::new(ToolConfig::from_json(definition)?, Runner::Host)?)
+        self.core().tools.add(Registered::new(ToolConfig::from_json(definition)?, Runner::Host)?)?;
+        self.core().agents.changed();
+        Ok(())
     }
 
     /// Registers a tool written in Rust.
     pub fn register_native_tool(&self, definition: &str, tool: Arc<dyn Tool>) -> Result<()> {
         self.core().closing.check_open()?;
-        self.core().tools.add(Registered::new(ToolConfig::from_json(definition)?, Runner::Native(tool))?)
+        self.core().tools.add(Registered::new(ToolConfig::from_json(definition)?, Runner::Native(tool))?)?;
+        self.core().agents.changed();
+        Ok(())
     }
 
     /// Removes a tool. Runs that have it go on with it.
     pub fn unregister_tool(&self, name: &str) -> Result<()> {
-        self.core().tools.remove(name)
+        self.core().tools.remove(name)?;
+        self.core().agents.changed();
+        Ok(())
     }
 
     /// Adds a provider written in Rust.
@@ -197,34 +232,9 @@ impl Runtime {
             return Err(Error::new(Status::Exists, format!("a provider {:?} is already registered", provider.name())));
         }
         providers.insert(provider.name().to_owned(), provider);
+        drop(providers);
+        self.core().agents.changed();
         Ok(())
-    }
-
-    pub(super) fn agent(&self, id: &str) -> Result<Arc<AgentConfig>> {
-        let agent = self.core().agents.read().get(&AgentId::from(id)).cloned();
-        agent.ok_or_else(|| self.no_agent(id, "request.agent"))
-    }
-
-    pub(super) fn provider(&self, name: &str, path: &str) -> Result<Arc<dyn Provider>> {
-        let providers = self.core().providers.read();
-        providers.get(name).cloned().ok_or_else(|| {
-            let error = Error::new(Status::NotFound, format!("no provider {name:?} is configured")).with_path(path);
-            match strict::nearest(name, providers.keys().map(String::as_str)) {
-                Some(near) => error.with_hint(format!("did you mean {near:?}?")),
-                None => error.with_hint(format!(
-                    "add it to llm_providers, or set its key in the environment (OPENAI_API_KEY); configured: {}",
-                    providers.keys().cloned().collect::<Vec<_>>().join(", ")
-                )),
-            }
-        })
-    }
-
-    fn no_agent(&self, id: &str, path: &str) -> Error {
-        let error = Error::new(Status::NotFound, format!("no agent {id:?} is registered")).with_path(path);
-        match strict::nearest(id, self.core().agents.read().keys().map(AgentId::as_str)) {
-            Some(near) => error.with_hint(format!("did you mean {near:?}?")),
-            None => error.with_hint("register it first by par_register_agent"),
-        }
     }
 
     // ---- host work
@@ -263,6 +273,17 @@ impl Runtime {
     pub fn tool_progress(&self, token: u64, note: &str) -> Result<()> {
         strict::parse(note, "note")?;
         self.core().desk.progress(token, raw(note.trim())?)
+    }
+
+    /// Answers an approval request: a decision, as JSON.
+    pub fn approval_resolve(&self, approval_id: &str, decision: &str) -> Result<()> {
+        self.core().approvals.resolve(approval_id, Decision::from_json(decision)?)
+    }
+
+    /// Says something to a living run: a text or a message, as JSON.
+    pub fn steer(&self, run_id: &str, message: &str) -> Result<()> {
+        let Steering { input, when } = Steering::from_json(message)?;
+        self.core().runs.control(run_id)?.say(input.0, when)
     }
 
     // ---- callbacks
@@ -309,7 +330,7 @@ impl Runtime {
             "version": env!("CARGO_PKG_VERSION"),
             "state": "open",
             "threads": core.config.worker_threads(),
-            "agents": core.agents.read().len(),
+            "agents": core.agents.len(),
             "tools": core.tools.list().len(),
             "providers": core.providers.read().len(),
             "runs": {
@@ -320,6 +341,7 @@ impl Runtime {
             },
             "tasks": core.scope.len(),
             "host_calls_open": core.desk.waiting(),
+            "approvals_open": core.approvals.list().len(),
             "inbox": {"queued": inbox_queued, "dropped": inbox_dropped},
             "callbacks": {"queued": core.callbacks.queued()},
             "limits": core.limits(),
@@ -375,6 +397,11 @@ impl Core {
                     Arc::new(move |token, json| callbacks.deliver(CallbackSlot::Tool, token, json));
                 self.desk.set_callback(connected.then_some(deliver));
             }
+            CallbackSlot::Approval => {
+                let deliver: crate::events::Deliver =
+                    Arc::new(move |token, json| callbacks.deliver(CallbackSlot::Approval, token, json));
+                self.approvals.set_callback(connected.then_some(deliver));
+            }
             CallbackSlot::Event => {
                 let subscriber: crate::events::Subscriber =
                     Arc::new(move |json| callbacks.deliver_lossy(CallbackSlot::Event, json));
@@ -393,9 +420,9 @@ impl Core {
 /// What the inbox must never lose: calls that wait for an answer, their cancellation, and streams that are ready.
 fn is_host_work(json: &[u8]) -> bool {
     let text = std::str::from_utf8(json).unwrap_or_default();
-    [r#""type":"tool_call","#, r#""type":"tool_cancelled","#, r#""type":"ready""#]
+    ["tool_call", "tool_cancelled", "approval_request", "middleware_call", "middleware_cancelled", "ready"]
         .iter()
-        .any(|kind| text.contains(kind))
+        .any(|kind| text.contains(&format!(r#""type":"{kind}""#)))
 }
 
 fn build_provider(name: String, config: ProviderConfig) -> Result<Arc<dyn Provider>> {

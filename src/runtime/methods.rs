@@ -1,43 +1,63 @@
 //! The methods of `par_call`: the long tail that needs no handle and no token.
 
-use super::core::Runtime;
-
+use super::core::{Core, Runtime};
+use super::parallel::Dispatch;
 use super::stream::{Answer, Stream};
-use crate::config::{self, strict};
-use crate::types::{self, Error, Result, SessionId, Status};
+use crate::config::{self, Decision, ParallelRequest, RunRequest, ToolConfig, strict};
+use crate::events::{Emitter, Wishes};
+use crate::llm::HttpPool;
+use crate::types::{self, AgentId, Cancel, Envelope, Error, Result, RunId, SessionId, Status};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Method {
-    Describe,
-    MetricsSnapshot,
-    ProvidersList,
-    RunsGet,
-    RunsList,
-    SessionsDelete,
-    SessionsGet,
-    SessionsList,
-    ToolsList,
+macro_rules! methods {
+    ($($name:literal $variant:ident($params:ty): $about:literal;)*) => {
+        /// What a method is asked, read.
+        enum Call {
+            $($variant($params),)*
+        }
+
+        const NAMES: &[&str] = &[$($name,)*];
+
+        impl Call {
+            fn read(method: &str, params: &Value) -> Result<Option<Self>> {
+                Ok(Some(match method {
+                    $($name => Self::$variant(strict::read(params, "params")?),)*
+                    _ => return Ok(None),
+                }))
+            }
+        }
+
+        fn described() -> Vec<(&'static str, &'static str, Schema)> {
+            vec![$(($name, $about, schema_for!($params)),)*]
+        }
+    };
 }
 
-const METHODS: &[(&str, Method, &str)] = &[
-    ("describe", Method::Describe, "every method, and the JSON Schema of every shape"),
-    ("metrics.snapshot", Method::MetricsSnapshot, "what was done since the runtime was created"),
-    ("providers.list", Method::ProvidersList, "the configured model providers"),
-    ("runs.get", Method::RunsGet, "one living or lately ended run"),
-    ("runs.list", Method::RunsList, "living runs, then those that ended lately, newest first"),
-    ("sessions.delete", Method::SessionsDelete, "forgets a session"),
-    ("sessions.get", Method::SessionsGet, "a session with its messages"),
-    ("sessions.list", Method::SessionsList, "every session"),
-    ("tools.list", Method::ToolsList, "the registered tools"),
-];
-
-fn method_names() -> impl Iterator<Item = &'static str> {
-    METHODS.iter().map(|(name, ..)| *name)
+methods! {
+    "agents.get" AgentsGet(AgentParams): "a registered agent";
+    "agents.list" AgentsList(NoParams): "the registered agents";
+    "agents.update" AgentsUpdate(AgentUpdate): "adds tools to an agent, or takes them away; runs under way keep theirs";
+    "approvals.list" ApprovalsList(NoParams): "the tool calls that wait for approval, oldest first";
+    "approvals.resolve" ApprovalsResolve(ApprovalParams): "answers an approval request";
+    "describe" Describe(NoParams): "every method, and the JSON Schema of every shape";
+    "invoke_parallel" InvokeParallel(ParallelRequest): "runs several requests at once and answers what came of each";
+    "metrics.snapshot" MetricsSnapshot(NoParams): "what was done since the runtime was created";
+    "models.get" ModelsGet(ModelParams): "what is known of a model: its window, abilities and price";
+    "providers.list" ProvidersList(NoParams): "the configured model providers";
+    "runs.cancel" RunsCancel(CancelParams): "cancels a living run, at once or after its turn";
+    "runs.detach" RunsDetach(RunParams): "lets a run go on when its stream is freed; runs.get then has its result";
+    "runs.get" RunsGet(RunParams): "one living or lately ended run";
+    "runs.list" RunsList(NoParams): "living runs, then those that ended lately, newest first";
+    "sessions.delete" SessionsDelete(SessionParams): "forgets a session";
+    "sessions.get" SessionsGet(SessionParams): "a session with its messages";
+    "sessions.list" SessionsList(NoParams): "every session";
+    "tools.list" ToolsList(NoParams): "the registered tools";
+    "tools.replace" ToolsReplace(ReplaceParams): "puts a host tool in the place of the one of that name; runs under way keep theirs";
 }
 
 /// Parameters of a method that takes none.
@@ -53,6 +73,35 @@ struct RunParams {
     run_id: String,
 }
 
+/// Parameters of `runs.cancel`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct CancelParams {
+    /// The run.
+    run_id: String,
+    /// Why.
+    #[serde(default = "no_reason")]
+    reason: String,
+    /// When.
+    #[serde(default)]
+    when: CancelWhen,
+}
+
+fn no_reason() -> String {
+    "cancelled by the host".into()
+}
+
+/// When a run is to end.
+#[derive(Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum CancelWhen {
+    /// At once.
+    #[default]
+    Now,
+    /// When the model has answered and its tools have run.
+    AfterTurn,
+}
+
 /// Parameters of a method about one session.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -61,20 +110,74 @@ struct SessionParams {
     session: SessionId,
 }
 
-/// What a method is asked, checked.
-enum Call {
-    Plain(Method),
-    Run(String),
-    Session(Method, SessionId),
+/// Parameters of a method about one agent.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct AgentParams {
+    /// The agent.
+    agent: AgentId,
+}
+
+/// Parameters of `agents.update`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct AgentUpdate {
+    /// The agent.
+    agent: AgentId,
+    /// Tools to add.
+    #[serde(default)]
+    add_tools: Vec<String>,
+    /// Tools to take away.
+    #[serde(default)]
+    remove_tools: Vec<String>,
+}
+
+/// Parameters of `tools.replace`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ReplaceParams {
+    /// The tool, as for `par_register_tool`.
+    #[schemars(with = "ToolConfig")]
+    tool: Value,
+}
+
+/// Parameters of `approvals.resolve`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ApprovalParams {
+    /// The approval.
+    approval_id: String,
+    /// The decision, as for `par_approval_resolve`.
+    #[schemars(with = "Decision")]
+    decision: Value,
+}
+
+/// Parameters of `models.get`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ModelParams {
+    /// `provider/model`.
+    model: String,
+}
+
+/// Where a method is called from.
+struct Caller<'a> {
+    run_id: &'a RunId,
+    emitter: &'a Emitter,
+    http: &'a HttpPool,
+    cancel: &'a Cancel,
 }
 
 impl Runtime {
     /// Calls a method and answers its JSON. Must not be called from async code: it blocks.
     pub fn call(&self, method: &str, params: &str, timeout: Option<Duration>) -> Answer {
         let call = self.check_call(method, params)?;
-        let runtime = self.clone();
-        self.core().drivers.block_on(&self.core().log, |_| async move {
-            let work = runtime.answer(call);
+        let core = self.core();
+        core.drivers.block_on(&core.log, |http| async move {
+            let (run_id, cancel) = (RunId::generate(), core.scope.cancel().child());
+            let emitter = Emitter::new(Envelope::new(&run_id, None), None, Arc::clone(&core.hub), Wishes::default());
+            let caller = Caller { run_id: &run_id, emitter: &emitter, http: &http, cancel: &cancel };
+            let work = answer(core, call, &caller);
             match timeout {
                 None => work.await,
                 Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
@@ -84,32 +187,26 @@ impl Runtime {
         })?
     }
 
-    /// Starts a method: a stream of one terminal event.
+    /// Starts a method: a stream that ends with its answer.
     pub fn call_start(&self, method: &str, params: &str) -> Result<Stream> {
         let call = self.check_call(method, params)?;
-        let core = std::sync::Arc::clone(self.core());
         // The task must not keep the runtime open: it holds the core, not a handle.
-        let work = async move { answer(&core, call).await };
-        self.core().start_task(work)
+        let core = Arc::clone(self.core());
+        self.core().start_task(move |run_id, emitter, cancel| async move {
+            let http = Arc::clone(&core.http);
+            let caller = Caller { run_id: &run_id, emitter: &emitter, http: &http, cancel: &cancel };
+            answer(&core, call, &caller).await
+        })
     }
 
     /// Lists `agents`, `tools`, `providers`, `sessions` or `runs`.
     pub fn list(&self, kind: &str) -> Answer {
-        let items = match kind {
-            "agents" => {
-                let agents = self.core().agents.read();
-                agents
-                    .values()
-                    .map(|agent| {
-                        json!({"id": agent.id, "model": {"provider": agent.model.provider, "model_name": agent.model.model_name},
-                               "tools": agent.tools, "max_iterations": agent.max_iterations})
-                    })
-                    .collect()
-            }
-            "tools" => return self.call("tools.list", "{}", None),
-            "providers" => return self.call("providers.list", "{}", None),
-            "sessions" => return self.call("sessions.list", "{}", None),
-            "runs" => return self.call("runs.list", "{}", None),
+        let method = match kind {
+            "agents" => "agents.list",
+            "tools" => "tools.list",
+            "providers" => "providers.list",
+            "sessions" => "sessions.list",
+            "runs" => "runs.list",
             other => {
                 let kinds = ["agents", "tools", "providers", "sessions", "runs"];
                 let error = Error::new(Status::NotFound, format!("there is no list of {other:?}"));
@@ -119,7 +216,7 @@ impl Runtime {
                 });
             }
         };
-        Ok(list(items).to_string())
+        self.call(method, "{}", None)
     }
 
     /// A living or lately ended run, as JSON.
@@ -130,67 +227,112 @@ impl Runtime {
     fn check_call(&self, method: &str, params: &str) -> Result<Call> {
         self.core().closing.check_open()?;
         self.core().limits().check_input(params.len())?;
-        let found = METHODS.iter().find(|(name, ..)| *name == method).map(|(_, method, _)| *method);
-        let Some(found) = found else {
+        let params = strict::parse(if params.is_empty() { "{}" } else { params }, "params")?;
+        Call::read(method, &params)?.ok_or_else(|| {
             let error = Error::new(Status::NotFound, format!("there is no method {method:?}"));
-            return Err(match strict::nearest(method, method_names()) {
+            match strict::nearest(method, NAMES.iter().copied()) {
                 Some(near) => error.with_hint(format!("did you mean {near:?}?")),
                 None => error.with_hint("par_call(\"describe\") lists every method"),
-            });
-        };
-        let params = strict::parse(if params.is_empty() { "{}" } else { params }, "params")?;
-        Ok(match found {
-            Method::Describe
-            | Method::MetricsSnapshot
-            | Method::ProvidersList
-            | Method::RunsList
-            | Method::SessionsList
-            | Method::ToolsList => {
-                let NoParams {} = strict::read(&params, "params")?;
-                Call::Plain(found)
-            }
-            Method::RunsGet => Call::Run(strict::read::<RunParams>(&params, "params")?.run_id),
-            Method::SessionsGet | Method::SessionsDelete => {
-                Call::Session(found, strict::read::<SessionParams>(&params, "params")?.session)
             }
         })
     }
-
-    async fn answer(&self, call: Call) -> Answer {
-        answer(self.core(), call).await
-    }
 }
 
-async fn answer(core: &super::core::Core, call: Call) -> Answer {
+async fn answer(core: &Arc<Core>, call: Call, caller: &Caller<'_>) -> Answer {
     let value = match call {
-        Call::Plain(Method::Describe) => describe(),
-        Call::Plain(Method::MetricsSnapshot) => core.metrics_snapshot(),
-        Call::Plain(Method::ProvidersList) => {
+        Call::AgentsGet(AgentParams { agent }) => match core.agents.get(&agent) {
+            Some(agent) => agent_json(&agent),
+            None => return Err(core.agents.missing(&agent, "params.agent")),
+        },
+        Call::AgentsList(NoParams {}) => list(core.agents.list().iter().map(|agent| agent_json(agent)).collect()),
+        Call::AgentsUpdate(update) => core.update_agent(update)?,
+        Call::ApprovalsList(NoParams {}) => {
+            list(core.approvals.list().into_iter().map(|approval| json!(approval)).collect())
+        }
+        Call::ApprovalsResolve(ApprovalParams { approval_id, decision }) => {
+            core.approvals.resolve(&approval_id, Decision::from_value(&decision)?)?;
+            json!({"resolved": true})
+        }
+        Call::Describe(NoParams {}) => describe(),
+        Call::InvokeParallel(request) => {
+            let requests = request.check("params")?;
+            let Caller { run_id, emitter, http, cancel } = *caller;
+            return Dispatch { core, run_id, emitter, http, cancel }.run(request, requests).await;
+        }
+        Call::MetricsSnapshot(NoParams {}) => core.metrics_snapshot(),
+        Call::ModelsGet(ModelParams { model }) => core.model_json(&model)?,
+        Call::ProvidersList(NoParams {}) => {
             let providers = core.providers.read();
             list(providers.values().map(|provider| json!({"name": provider.name(), "type": provider.kind()})).collect())
         }
-        Call::Plain(Method::RunsList) => list(core.runs.list().into_iter().map(|run| json!(run)).collect()),
-        Call::Plain(Method::SessionsList) => {
-            list(core.store.list().await?.into_iter().map(|session| json!(session)).collect())
+        Call::RunsCancel(CancelParams { run_id, reason, when }) => {
+            let control = core.runs.control(&run_id)?;
+            match when {
+                CancelWhen::Now => control.cancel.cancel(&reason),
+                CancelWhen::AfterTurn => control.cancel_after_turn(&reason),
+            }
+            json!({"cancelled": true})
         }
-        Call::Plain(Method::ToolsList) => list(core.tools.list().iter().map(|tool| json!(tool.config)).collect()),
-        Call::Run(run_id) => return core.run_status(&run_id),
-        Call::Session(Method::SessionsDelete, session) => {
+        Call::RunsDetach(RunParams { run_id }) => {
+            core.runs.control(&run_id)?.detach();
+            json!({"detached": true})
+        }
+        Call::RunsGet(RunParams { run_id }) => return core.run_status(&run_id),
+        Call::RunsList(NoParams {}) => list(core.runs.list().into_iter().map(|run| json!(run)).collect()),
+        Call::SessionsDelete(SessionParams { session }) => {
             if !core.store.delete(&session).await? {
                 return Err(no_session(&session));
             }
             json!({"deleted": true})
         }
-        Call::Session(_, session) => match core.store.get(&session).await? {
+        Call::SessionsGet(SessionParams { session }) => match core.store.get(&session).await? {
             Some(transcript) => json!({"id": session, "messages": transcript}),
             None => return Err(no_session(&session)),
         },
-        Call::Plain(method) => return Err(Error::internal(format!("{method:?} takes parameters"))),
+        Call::SessionsList(NoParams {}) => {
+            list(core.store.list().await?.into_iter().map(|session| json!(session)).collect())
+        }
+        Call::ToolsList(NoParams {}) => list(core.tools.list().iter().map(|tool| json!(tool.config)).collect()),
+        Call::ToolsReplace(ReplaceParams { tool }) => {
+            core.replace_tool(ToolConfig::from_value(&tool, "params.tool")?)?;
+            json!({"replaced": true})
+        }
     };
     Ok(value.to_string())
 }
 
-impl super::core::Core {
+impl Core {
+    fn update_agent(&self, update: AgentUpdate) -> Result<Value> {
+        let AgentUpdate { agent: id, add_tools, remove_tools } = update;
+        let agent = self.agents.get(&id).ok_or_else(|| self.agents.missing(&id, "params.agent"))?;
+        let mut tools = agent.tools.clone();
+        for (index, name) in remove_tools.iter().enumerate() {
+            let at = tools.iter().position(|tool| tool == name).ok_or_else(|| {
+                Error::new(Status::NotFound, format!("the agent {id:?} has no tool {name:?}"))
+                    .with_path(format!("params.remove_tools[{index}]"))
+            })?;
+            tools.remove(at);
+        }
+        for (index, name) in add_tools.into_iter().enumerate() {
+            if tools.contains(&name) {
+                return Err(Error::new(Status::Exists, format!("the agent {id:?} has the tool {name:?} already"))
+                    .with_path(format!("params.add_tools[{index}]")));
+            }
+            tools.push(name);
+        }
+        self.agents.set_tools(self, &id, tools)?;
+        self.agents.get(&id).map(|agent| agent_json(&agent)).ok_or_else(|| self.agents.missing(&id, "params.agent"))
+    }
+
+    fn model_json(&self, model: &str) -> Result<Value> {
+        let model = config::ModelConfig::from_short(model, "params.model")?;
+        let provider = self.provider(&model.provider, "params.model")?;
+        Ok(
+            json!({"provider": model.provider, "model_name": model.model_name, "profile": self.profile(&model, &*provider),
+                  "table_as_of": crate::llm::Profiles::builtin().as_of()}),
+        )
+    }
+
     fn run_status(&self, run_id: &str) -> Answer {
         match self.runs.get(run_id) {
             Some(run) => serde_json::to_string(&run).map_err(|error| Error::internal(error.to_string())),
@@ -221,22 +363,17 @@ fn list(items: Vec<Value>) -> Value {
     json!({"items": items})
 }
 
+fn agent_json(agent: &config::AgentConfig) -> Value {
+    json!({"id": agent.id, "model": {"provider": agent.model.provider, "model_name": agent.model.model_name},
+           "tools": agent.tools, "handoffs": agent.handoffs.iter().map(|handoff| &handoff.agent).collect::<Vec<_>>(),
+           "sub_agents": agent.sub_agents.iter().map(|sub_agent| &sub_agent.agent).collect::<Vec<_>>(),
+           "max_iterations": agent.max_iterations})
+}
+
 fn describe() -> Value {
-    let params = |method: Method| -> Schema {
-        match method {
-            Method::Describe
-            | Method::MetricsSnapshot
-            | Method::ProvidersList
-            | Method::RunsList
-            | Method::SessionsList
-            | Method::ToolsList => schema_for!(NoParams),
-            Method::RunsGet => schema_for!(RunParams),
-            Method::SessionsDelete | Method::SessionsGet => schema_for!(SessionParams),
-        }
-    };
-    let methods: Map<String, Value> = METHODS
-        .iter()
-        .map(|(name, method, about)| ((*name).to_owned(), json!({"description": about, "params": params(*method)})))
+    let methods: Map<String, Value> = described()
+        .into_iter()
+        .map(|(name, about, params)| (name.to_owned(), json!({"description": about, "params": params})))
         .collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -244,8 +381,10 @@ fn describe() -> Value {
         "schemas": {
             "runtime_config": schema_for!(config::RuntimeConfig),
             "agent": schema_for!(config::AgentConfig),
-            "tool": schema_for!(config::ToolConfig),
-            "request": schema_for!(config::RunRequest),
+            "tool": schema_for!(ToolConfig),
+            "request": schema_for!(RunRequest),
+            "decision": schema_for!(Decision),
+            "steering": schema_for!(config::Steering),
             "event": schema_for!(types::EventBody<'static>),
             "result": schema_for!(types::RunResult),
             "transcript": schema_for!(types::Transcript),

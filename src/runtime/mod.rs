@@ -3,11 +3,13 @@
 //! Create, register, run, close. A [`Runtime`] is a handle: clones share one runtime, which closes when told so or when
 //! the last handle is gone. Runs live under it ([`Scope`]) and never outlive its closing.
 
+mod agents;
 mod callbacks;
 mod close;
 mod core;
 mod driver;
 mod methods;
+mod parallel;
 mod run;
 mod runs;
 mod scope;

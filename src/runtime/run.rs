@@ -4,29 +4,28 @@ use super::close::closed;
 use super::core::{Core, Runtime};
 use super::runs::LiveRun;
 use super::stream::{Answer, Ended, Outcome, Stream, lost_answer, result_json};
-use crate::agent::{self, RunSpec, execute};
-use crate::config::{AgentConfig, Events, Notify, Overflow, RunRequest};
+use crate::agent::{self, Control, Ledger, Offer, RunSpec, Setup, Spent, Structured, execute};
+use crate::config::{Mode, Notify, RunRequest};
 use crate::events::{Batched, Bounds, Emitter, Queue, Wishes, flush_soon};
-use crate::llm::Provider;
 use crate::runtime::CallbackSlot;
-use crate::tools::{Registered, Runner};
-use crate::types::{Cancel, Envelope, Error, EventBody, Result, RunId, Status, Usage};
+use crate::tools::Runner;
+use crate::types::{AgentId, Cancel, Envelope, Error, EventBody, Result, RunId, Status, Usage};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// A request whose names are resolved: nothing that can be known to be wrong is left.
-struct Prepared {
+pub(super) struct Prepared {
     request: RunRequest,
-    run_id: RunId,
+    pub run_id: RunId,
     tag: Option<Box<RawValue>>,
-    agent: Arc<AgentConfig>,
-    provider: Arc<dyn Provider>,
-    tools: Vec<Arc<Registered>>,
-    cancel: Cancel,
+    setup: Arc<Setup>,
+    structured: Option<Structured>,
+    pub control: Arc<Control>,
     live: LiveRun,
 }
 
@@ -39,15 +38,17 @@ impl Runtime {
         let prepared = self.prepare(request, false)?;
         let run_id = prepared.run_id.clone();
         core.drivers.block_on(&core.log, |http| async move {
-            let (spec, emitter, live) = prepared.into_spec(core, None, timeout);
+            let (spec, live, wishes) = prepared.into_spec(core, timeout);
+            let envelope = Envelope::new(&spec.run_id, spec.tag.as_deref());
+            let emitter = Emitter::new(envelope, None, Arc::clone(&core.hub), wishes);
             let conclude = |outcome: &agent::Outcome| {
-                core.conclude(outcome, live);
+                core.conclude(outcome, live, &spec.control);
                 match outcome {
                     Ok(result) => result_json(&run_id, result),
                     Err(failure) => Err(failure.error.clone()),
                 }
             };
-            execute(spec, emitter, &http, conclude).await
+            execute(&spec, &emitter, &http, conclude).await
         })?
     }
 
@@ -64,26 +65,28 @@ impl Runtime {
             run_id: prepared.run_id.clone(),
             queue: Arc::clone(&queue),
             ended: Arc::new(OnceLock::new()),
-            cancel: prepared.cancel.clone(),
+            control: Arc::clone(&prepared.control),
         };
         let ending = Ending::of(&stream);
         let batched = Arc::clone(&queue);
         let core = Arc::clone(core);
         let run = async move {
-            let (spec, emitter, live) = prepared.into_spec(&core, Some(queue), None);
+            let (spec, live, wishes) = prepared.into_spec(&core, None);
+            let envelope = Envelope::new(&spec.run_id, spec.tag.as_deref());
+            let emitter = Emitter::new(envelope, Some(queue), Arc::clone(&core.hub), wishes);
             let conclude = |outcome: &agent::Outcome| {
-                core.conclude(outcome, live);
+                core.conclude(outcome, live, &spec.control);
                 let ended = outcome.as_ref().map(|result| Outcome::Run(Box::new(result.clone())));
                 let _ = ending.ended.set(ended.map_err(|failure| failure.error.clone()));
             };
-            execute(spec, emitter, &core.http, conclude).await;
+            execute(&spec, &emitter, &core.http, conclude).await;
             drop(ending);
         };
         self.core().scope.spawn(&handle, Batched::new(batched, run));
         Ok(stream)
     }
 
-    /// Cancels a living run.
+    /// Cancels a living run at once.
     pub fn cancel_run(&self, run_id: &str, reason: &str) -> Result<()> {
         self.core().runs.cancel(run_id, reason)
     }
@@ -92,22 +95,38 @@ impl Runtime {
         let core = self.core();
         core.closing.check_open()?;
         core.limits().check_input(request.len())?;
-        let mut request = RunRequest::from_json(request)?;
-        let agent = self.agent(&request.agent)?;
-        let provider = self.provider(&agent.model.provider, "agent.model.provider")?;
-        let tools = core.tools.resolve(&agent.tools, "agent.tools")?;
+        let request = RunRequest::from_json(request)?;
         if !is_stream {
-            for (path, given) in [
-                ("request.notify", request.notify != Notify::None),
-                ("request.events", request.events != Events::All),
-                ("request.overflow", request.overflow != Overflow::Backpressure),
-            ] {
-                if given {
-                    return Err(Error::schema(path, "this concerns streams, and a blocking call has none")
-                        .with_hint("leave it out, or use par_stream_start"));
-                }
-            }
-            self.check_handler(&tools)?;
+            request.refuse_stream_keys(
+                "request",
+                "a blocking call has none",
+                "leave it out, or use par_stream_start",
+            )?;
+        }
+        core.prepare(request, "request", is_stream)
+    }
+}
+
+impl Core {
+    /// Resolves a request. `has_stream`: whether host work can go to a stream.
+    pub(super) fn prepare(&self, mut request: RunRequest, path: &str, has_stream: bool) -> Result<Prepared> {
+        let setup = self.agents.setup(self, &AgentId::from(request.agent.as_str()), &format!("{path}.agent"))?;
+        if !has_stream {
+            self.check_handler(&setup)?;
+        }
+        let structured = request
+            .response_schema
+            .take()
+            .map(|schema| Structured::new(&schema, request.output_mode, request.max_repair_attempts))
+            .transpose()?;
+        if let Some(variables) = &request.variables
+            && setup.template.is_none()
+            && variables.as_object().is_some_and(|variables| !variables.is_empty())
+        {
+            return Err(Error::schema(
+                format!("{path}.variables"),
+                "the agent has no system_prompt_template that could use them",
+            ));
         }
         let run_id = request.run_id.take().unwrap_or_else(RunId::generate);
         let tag = request
@@ -116,74 +135,115 @@ impl Runtime {
             .map(|tag| to_raw_value(&tag))
             .transpose()
             .map_err(|error| Error::internal(error.to_string()))?;
-        let cancel = core.scope.cancel().child();
-        let live = core.runs.begin(&run_id, &agent.id, request.session.as_ref(), &cancel)?;
+        let control = Arc::new(Control::new(self.scope.cancel().child(), self.limits().max_steering_messages));
+        let live = self.runs.begin(&run_id, &setup.config.id, request.session.as_ref(), &control)?;
         // Closing may have begun meanwhile; then it either sees this run living, or this sees it closing.
-        if !core.closing.is_open() {
+        if !self.closing.is_open() {
             return Err(closed());
         }
-        Ok(Prepared { request, run_id, tag, agent, provider, tools, cancel, live })
+        Ok(Prepared { request, run_id, tag, setup, structured, control, live })
     }
 
-    /// A blocking run that may call the host needs a way to it; better said now than in the middle.
-    fn check_handler(&self, tools: &[Arc<Registered>]) -> Result<()> {
-        let desk = &self.core().desk;
-        let host_tool = tools.iter().find(|tool| matches!(tool.runner, Runner::Host));
-        match host_tool {
-            Some(tool) if desk.callback().is_none() && desk.inbox().is_none() => Err(Error::new(
-                Status::NoHandler,
-                format!("the tool {:?} is run by the host, and a blocking call has no way to it", tool.config.name),
-            )
-            .with_hint(
-                "use par_stream_start, or par_on_tool, or serve the inbox (par_inbox_wait) from another thread",
-            )),
-            Some(_) | None => Ok(()),
+    /// A run without a stream that may call the host needs a way to it; better said now than in the middle.
+    fn check_handler(&self, setup: &Setup) -> Result<()> {
+        if self.desk.inbox().is_some() {
+            return Ok(());
         }
+        let tools = setup.offers.values().filter_map(|offer| match offer {
+            Offer::Tool(tool) => Some(tool),
+            Offer::Handoff(_) | Offer::SubAgent(_) => None,
+        });
+        for tool in tools {
+            let name = &tool.config.name;
+            if matches!(tool.runner, Runner::Host) && self.desk.callback().is_none() {
+                return Err(Error::new(
+                    Status::NoHandler,
+                    format!("the tool {name:?} is run by the host, and a blocking call has no way to it"),
+                )
+                .with_hint(
+                    "use par_stream_start, or par_on_tool, or serve the inbox (par_inbox_wait) from another thread",
+                ));
+            }
+            if tool.config.permission.may_ask() && self.approvals.callback().is_none() {
+                return Err(Error::new(
+                    Status::NoHandler,
+                    format!(
+                        "calls of the tool {name:?} may need an approval, and a blocking call has no way to ask for it"
+                    ),
+                )
+                .with_hint(
+                    "use par_stream_start, or par_on_approval, or serve the inbox (par_inbox_wait) from another thread",
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
 impl Prepared {
-    fn into_spec(
-        self,
-        core: &Arc<Core>,
-        queue: Option<Arc<Queue>>,
-        timeout: Option<Duration>,
-    ) -> (RunSpec, Emitter, LiveRun) {
+    pub(super) fn into_spec(self, core: &Arc<Core>, timeout: Option<Duration>) -> (RunSpec, LiveRun, Wishes) {
+        let Self { request, run_id, tag, setup, structured, control, live } = self;
         let now = Instant::now();
-        let asked = self.request.timeout_ms.map(Duration::from_millis);
+        let asked = request.timeout_ms.map(Duration::from_millis);
         let limit = match (asked, timeout) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        let envelope = Envelope::new(&self.run_id, self.tag.as_deref());
         let wishes = Wishes {
-            overflow: self.request.overflow,
-            events: self.request.events,
+            overflow: request.overflow,
+            events: request.events,
+            max_depth: request.max_event_depth.unwrap_or(u32::MAX),
             max_held: core.limits().stream_queue_bytes,
         };
-        let emitter = Emitter::new(envelope, queue, Arc::clone(&core.hub), wishes);
+        let variables = match request.variables {
+            Some(Value::Object(variables)) => variables,
+            Some(_) | None => Map::new(),
+        };
+        let quota = setup.config.resource_quota.or(core.config.default_quota);
+        let own_budget = request.budget.or(setup.config.budget).or(core.config.run_budget);
+        let own_total = quota.and_then(|quota| quota.max_total_tokens);
+        let own = match own_budget.filter(|budget| !budget.is_unlimited()) {
+            None if own_total.is_none() => None,
+            budget => {
+                let budget = budget.unwrap_or_default();
+                Some(Arc::new(Ledger::new("run", budget, own_total, Spent::default(), Duration::ZERO)))
+            }
+        };
         let spec = RunSpec {
-            run_id: self.run_id,
-            parallel: self.agent.parallel_tool_execution.unwrap_or(core.config.parallel_tool_execution),
-            agent: self.agent,
-            provider: self.provider,
-            tools: self.tools,
-            input: self.request.input.0,
-            session: self.request.session,
+            run_id,
+            tag,
+            path: Vec::new(),
+            setup,
+            agents: Arc::clone(&core.directory),
+            input: request.input.0,
+            variables: Arc::new(variables),
+            roles: request.roles.into(),
+            session: request.session,
+            structured,
+            generates: request.mode == Mode::Generate,
+            account: own.map_or_else(|| core.account.clone(), |own| core.account.with(own)),
+            session_budget: core.config.session_budget.filter(|budget| !budget.is_unlimited()),
+            max_tokens_per_turn: quota.and_then(|quota| quota.max_tokens_per_turn),
+            unknown_price: core.config.unknown_price,
+            eval_limits: core.config.eval_limits,
+            limits: Arc::clone(&core.shared_limits),
+            runtime_id: Arc::clone(&core.shared_id),
             store: Arc::clone(&core.store),
             desk: Arc::clone(&core.desk),
-            max_tool_result_bytes: core.limits().max_tool_result_bytes,
+            approvals: Arc::clone(&core.approvals),
             // A limit too long for the clock is none.
             deadline: limit.and_then(|limit| now.checked_add(limit)),
-            cancel: self.cancel,
+            control,
+            places: core.places.clone(),
+            holds: Vec::new(),
         };
-        (spec, emitter, self.live)
+        (spec, live, wishes)
     }
 }
 
 impl Core {
     /// Books how a run ended; it lives no more.
-    fn conclude(&self, outcome: &agent::Outcome, mut live: LiveRun) {
+    pub(super) fn conclude(&self, outcome: &agent::Outcome, mut live: LiveRun, control: &Control) {
         let (counter, usage) = match outcome {
             Ok(result) => (&self.metrics.runs_completed, result.usage),
             Err(failure) if failure.error.status() == Status::Cancelled => {
@@ -194,7 +254,7 @@ impl Core {
         counter.fetch_add(1, Ordering::Relaxed);
         self.metrics.input_tokens.fetch_add(usage.input_tokens, Ordering::Relaxed);
         self.metrics.output_tokens.fetch_add(usage.output_tokens, Ordering::Relaxed);
-        live.ended(outcome.as_ref().err().map(|failure| &failure.error));
+        live.ended(outcome, control.is_detached());
     }
 
     /// Tells whoever wants to know when the stream has something to read.
@@ -219,8 +279,12 @@ impl Core {
         });
     }
 
-    /// Starts a method of `par_call` as a stream of one terminal event.
-    pub(super) fn start_task(self: &Arc<Self>, work: impl Future<Output = Answer> + Send + 'static) -> Result<Stream> {
+    /// Starts a method of `par_call` as a stream that ends with its answer. `work` gets the stream's events and the host's
+    /// hand on it.
+    pub(super) fn start_task<F>(self: &Arc<Self>, work: impl FnOnce(RunId, Emitter, Cancel) -> F) -> Result<Stream>
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
         let handle = self.handle()?;
         let run_id = RunId::generate();
         let limits = self.limits();
@@ -231,20 +295,20 @@ impl Core {
             run_id: run_id.clone(),
             queue: Arc::clone(&queue),
             ended: Arc::new(OnceLock::new()),
-            cancel: cancel.clone(),
+            control: Arc::new(Control::new(cancel.clone(), 0)),
         };
         let ending = Ending::of(&stream);
-        let hub = Arc::clone(&self.hub);
         let batched = Arc::clone(&queue);
+        let emitter = Emitter::new(Envelope::new(&run_id, None), Some(queue), Arc::clone(&self.hub), Wishes::default());
+        let work = work(run_id, emitter.clone(), cancel.clone());
         let task = async move {
-            let mut emitter = Emitter::new(Envelope::new(&run_id, None), Some(queue), hub, Wishes::default());
             let answer = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(Error::new(Status::Cancelled, format!("the call was cancelled: {}", cancel.reason()))),
                 answer = work => answer,
             };
             let _ = ending.ended.set(answer.clone().map(Outcome::Method));
-            finish(&mut emitter, &answer, &cancel);
+            finish(&emitter, &answer, &cancel);
             drop(ending);
         };
         self.scope.spawn(&handle, Batched::new(batched, task));
@@ -252,7 +316,7 @@ impl Core {
     }
 }
 
-fn finish(emitter: &mut Emitter, answer: &Answer, cancel: &Cancel) {
+fn finish(emitter: &Emitter, answer: &Answer, cancel: &Cancel) {
     let raw = match answer {
         Ok(json) => RawValue::from_string(json.clone()).map_err(|error| Error::internal(error.to_string())),
         Err(error) => Err(error.clone()),
@@ -261,9 +325,9 @@ fn finish(emitter: &mut Emitter, answer: &Answer, cancel: &Cancel) {
     match &raw {
         Ok(result) => emitter.finish(&EventBody::Answered { result }),
         Err(error) if error.status() == Status::Cancelled => {
-            emitter.finish(&EventBody::Cancelled { reason: &cancel.reason(), usage })
+            emitter.finish(&EventBody::Cancelled { reason: &cancel.reason(), usage, messages: &[] })
         }
-        Err(error) => emitter.finish(&EventBody::Failed { error, usage }),
+        Err(error) => emitter.finish(&EventBody::Failed { error, usage, messages: &[] }),
     }
 }
 
@@ -286,8 +350,8 @@ impl Drop for Ending {
         let error = if std::thread::panicking() { lost_answer() } else { closed() };
         if self.ended.set(Err(error.clone())).is_ok() {
             let mut event = Vec::new();
-            let failed = EventBody::Failed { error: &error, usage: Usage::default() };
-            Envelope::new(&self.run_id, None).write(&failed, &mut event);
+            let failed = EventBody::Failed { error: &error, usage: Usage::default(), messages: &[] };
+            Envelope::new(&self.run_id, None).write(1, &failed, &mut event);
             self.queue.push_terminal(&event);
         }
         self.queue.end();
@@ -312,7 +376,7 @@ mod tests {
     fn a_task_that_never_ran_still_ends_its_stream_once() {
         let queue = Arc::new(Queue::new(Bounds { events: 1, bytes: 1024 }));
         let ended = Arc::new(OnceLock::new());
-        let stream = Stream { run_id: "r".into(), queue, ended, cancel: Cancel::new() };
+        let stream = Stream { run_id: "r".into(), queue, ended, control: Arc::new(Control::new(Cancel::new(), 0)) };
         drop(Ending::of(&stream));
         assert_eq!(stream.answer().unwrap().unwrap_err().status(), Status::Closed);
         let parse = |event: &[u8]| serde_json::from_slice::<serde_json::Value>(event).unwrap();

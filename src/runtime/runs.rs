@@ -1,6 +1,7 @@
 //! Which runs live, and how the last ones ended.
 
-use crate::types::{AgentId, Cancel, Error, Result, RunId, SessionId, Status, now_ms};
+use crate::agent::{Control, Outcome};
+use crate::types::{AgentId, Error, Result, RunId, RunResult, SessionId, Status, now_ms};
 use parking_lot::{Condvar, Mutex};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -29,11 +30,14 @@ pub struct RunInfo {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Error>,
+    /// What it came to, if its stream was detached: nobody else was told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Arc<RunResult>>,
 }
 
 #[derive(Default)]
 struct State {
-    live: HashMap<RunId, (RunInfo, Cancel)>,
+    live: HashMap<RunId, (RunInfo, Arc<Control>)>,
     finished: VecDeque<RunInfo>,
 }
 
@@ -56,7 +60,7 @@ impl Runs {
         run_id: &RunId,
         agent: &AgentId,
         session: Option<&SessionId>,
-        cancel: &Cancel,
+        control: &Arc<Control>,
     ) -> Result<LiveRun> {
         let mut state = self.state.lock();
         if state.live.len() >= self.max_live {
@@ -80,25 +84,26 @@ impl Runs {
             started_at_ms: now_ms(),
             ended_at_ms: None,
             error: None,
+            result: None,
         };
-        place.insert((info, cancel.clone()));
-        Ok(LiveRun { runs: Arc::clone(self), run_id: run_id.clone(), status: "cancelled", error: None })
+        place.insert((info, Arc::clone(control)));
+        Ok(LiveRun { runs: Arc::clone(self), run_id: run_id.clone(), status: "cancelled", error: None, result: None })
     }
 
-    /// Cancels a living run.
+    /// The host's hand on a living run.
+    pub fn control(&self, run_id: &str) -> Result<Arc<Control>> {
+        let state = self.state.lock();
+        let found = state.live.get(&RunId::from(run_id)).map(|(_, control)| Arc::clone(control));
+        found.ok_or_else(|| {
+            Error::new(Status::NotFound, format!("no run {run_id:?} lives"))
+                .with_hint("it has ended, or the id is another's; runs.list tells which live")
+        })
+    }
+
+    /// Cancels a living run at once.
     pub fn cancel(&self, run_id: &str, reason: &str) -> Result<()> {
-        let cancel = {
-            let state = self.state.lock();
-            state.live.get(&RunId::from(run_id)).map(|(_, cancel)| cancel.clone())
-        };
-        match cancel {
-            Some(cancel) => {
-                cancel.cancel(reason);
-                Ok(())
-            }
-            None => Err(Error::new(Status::NotFound, format!("no run {run_id:?} lives"))
-                .with_hint("it has ended, or the id is another's; runs.list tells which live")),
-        }
+        self.control(run_id)?.cancel.cancel(reason);
+        Ok(())
     }
 
     /// A living run, or one that ended lately.
@@ -145,17 +150,22 @@ pub(super) struct LiveRun {
     run_id: RunId,
     status: &'static str,
     error: Option<Error>,
+    result: Option<Arc<RunResult>>,
 }
 
 impl LiveRun {
-    /// How it ended.
-    pub fn ended(&mut self, error: Option<&Error>) {
-        self.error = error.cloned();
-        self.status = match error.map(Error::status) {
-            None => "completed",
-            Some(Status::Cancelled) => "cancelled",
-            Some(_) => "failed",
-        };
+    /// How it ended. The result is kept only if nobody reads the stream any more.
+    pub fn ended(&mut self, outcome: &Outcome, is_detached: bool) {
+        match outcome {
+            Ok(result) => {
+                self.status = "completed";
+                self.result = is_detached.then(|| Arc::new(result.clone()));
+            }
+            Err(failure) => {
+                self.status = if failure.error.status() == Status::Cancelled { "cancelled" } else { "failed" };
+                self.error = Some(failure.error.clone());
+            }
+        }
     }
 }
 
@@ -167,6 +177,7 @@ impl Drop for LiveRun {
         {
             info.status = self.status;
             info.error = self.error.take();
+            info.result = self.result.take();
             info.ended_at_ms = Some(now_ms());
             if state.finished.len() >= self.runs.max_finished {
                 state.finished.pop_front();

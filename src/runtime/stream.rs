@@ -1,7 +1,8 @@
 //! A stream: the reader's end of a run, or of a method that was started.
 
+use crate::agent::Control;
 use crate::events::Queue;
-use crate::types::{Cancel, Error, Result, RunId, RunResult};
+use crate::types::{Error, Result, RunId, RunResult};
 use serde::Serialize;
 use std::sync::{Arc, OnceLock};
 
@@ -35,7 +36,7 @@ pub struct Stream {
     pub(super) run_id: RunId,
     pub(super) queue: Arc<Queue>,
     pub(super) ended: Ended,
-    pub(super) cancel: Cancel,
+    pub(super) control: Arc<Control>,
 }
 
 impl Stream {
@@ -60,12 +61,14 @@ impl Stream {
 
     /// Ends the run early. Idempotent; a finished run stays as it ended.
     pub fn cancel(&self, reason: &str) {
-        self.cancel.cancel(reason);
+        self.control.cancel.cancel(reason);
     }
 
     /// The reader is gone: what [`Drop`] does, for a reader that is still waiting somewhere.
     pub fn abandon(&self) {
-        self.cancel.cancel("the stream was freed");
+        if !self.control.is_detached() {
+            self.control.cancel.cancel("the stream was freed");
+        }
         self.queue.abandon();
     }
 

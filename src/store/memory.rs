@@ -1,30 +1,40 @@
-//! Sessions in memory: the backend `"noop"`.
+//! Sessions and blobs in memory: the backend `"noop"`.
 
-use super::{SessionInfo, SessionLease, Store};
+use super::{BlobId, Session, SessionInfo, SessionLease, Store};
 use crate::types::{Error, Result, SessionId, Status, Transcript, now_ms};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// See the module's head.
 pub struct Memory {
-    sessions: Arc<Mutex<HashMap<SessionId, Session>>>,
+    sessions: Arc<Mutex<HashMap<SessionId, Kept>>>,
     max_sessions: usize,
+    blobs: Mutex<Blobs>,
+    max_blob_bytes: usize,
+}
+
+#[derive(Default)]
+struct Blobs {
+    kept: HashMap<BlobId, Arc<[u8]>>,
+    /// Oldest first.
+    order: VecDeque<BlobId>,
+    bytes: usize,
 }
 
 #[derive(Clone, Default)]
-struct Session {
-    committed: Arc<Transcript>,
+struct Kept {
+    committed: Arc<Session>,
     updated_at_ms: u64,
     /// Fair, so runs on one session take turns in the order they came.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Memory {
-    /// An empty store for at most `max_sessions`.
-    pub fn new(max_sessions: usize) -> Self {
-        Self { sessions: Arc::default(), max_sessions }
+    /// An empty store for at most `max_sessions` and so many bytes of blobs.
+    pub fn new(max_sessions: usize, max_blob_bytes: usize) -> Self {
+        Self { sessions: Arc::default(), max_sessions, blobs: Mutex::default(), max_blob_bytes }
     }
 }
 
@@ -57,7 +67,7 @@ impl Store for Memory {
             .iter()
             .map(|(id, session)| SessionInfo {
                 id: id.clone(),
-                messages: session.committed.len(),
+                messages: session.committed.transcript.len(),
                 updated_at_ms: session.updated_at_ms,
             })
             .collect();
@@ -66,7 +76,7 @@ impl Store for Memory {
     }
 
     fn get<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<Option<Transcript>>> {
-        let found = self.sessions.lock().get(id).map(|session| (*session.committed).clone());
+        let found = self.sessions.lock().get(id).map(|session| session.committed.transcript.clone());
         Box::pin(std::future::ready(Ok(found)))
     }
 
@@ -74,17 +84,44 @@ impl Store for Memory {
         let existed = self.sessions.lock().remove(id).is_some();
         Box::pin(std::future::ready(Ok(existed)))
     }
+
+    fn put_blob(&self, content: Vec<u8>) -> BoxFuture<'_, Result<BlobId>> {
+        let id = BlobId::of(&content);
+        let mut blobs = self.blobs.lock();
+        if !blobs.kept.contains_key(&id) {
+            blobs.bytes += content.len();
+            blobs.order.push_back(id.clone());
+            blobs.kept.insert(id.clone(), content.into());
+            while blobs.bytes > self.max_blob_bytes
+                && let Some(oldest) = blobs.order.pop_front()
+            {
+                let freed = blobs.kept.remove(&oldest).map_or(0, |blob| blob.len());
+                blobs.bytes -= freed;
+            }
+        }
+        drop(blobs);
+        Box::pin(std::future::ready(Ok(id)))
+    }
+
+    fn blob<'a>(&'a self, id: &'a BlobId) -> BoxFuture<'a, Result<Option<Arc<[u8]>>>> {
+        let found = self.blobs.lock().kept.get(id).cloned();
+        Box::pin(std::future::ready(Ok(found)))
+    }
 }
 
 struct Lease {
     id: SessionId,
-    working: Transcript,
-    sessions: Arc<Mutex<HashMap<SessionId, Session>>>,
+    working: Session,
+    sessions: Arc<Mutex<HashMap<SessionId, Kept>>>,
     _turn: tokio::sync::OwnedMutexGuard<()>,
 }
 
 impl SessionLease for Lease {
-    fn transcript(&mut self) -> &mut Transcript {
+    fn session(&self) -> &Session {
+        &self.working
+    }
+
+    fn session_mut(&mut self) -> &mut Session {
         &mut self.working
     }
 
@@ -102,20 +139,21 @@ impl SessionLease for Lease {
 mod tests {
     use super::*;
     use crate::types::Part;
+    use futures_util::FutureExt;
     use pretty_assertions::assert_eq;
 
     fn said(text: &str) -> Vec<Part> {
-        vec![Part::Text { text: text.into() }]
+        vec![Part::text(text)]
     }
 
     #[tokio::test]
     async fn only_a_commit_is_kept() {
-        let store = Memory::new(10);
+        let store = Memory::new(10, 100);
         let id = SessionId::from("s");
-        store.lease(&id).await.unwrap().transcript().push_user(said("lost")).unwrap();
+        store.lease(&id).await.unwrap().session_mut().transcript.push_user(said("lost")).unwrap();
         let mut lease = store.lease(&id).await.unwrap();
-        assert_eq!(lease.transcript().len(), 0);
-        lease.transcript().push_user(said("kept")).unwrap();
+        assert_eq!(lease.session().transcript.len(), 0);
+        lease.session_mut().transcript.push_user(said("kept")).unwrap();
         lease.commit().await.unwrap();
         assert_eq!(store.get(&id).await.unwrap().unwrap().len(), 1);
         assert_eq!(store.list().await.unwrap().first().unwrap().messages, 1);
@@ -123,7 +161,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_has_one_worker_and_a_bound() {
-        let store = Memory::new(1);
+        let store = Memory::new(1, 100);
         let id = SessionId::from("s");
         let first = store.lease(&id).await.unwrap();
         let mut second = Box::pin(store.lease(&id));
@@ -134,5 +172,16 @@ mod tests {
         assert_eq!(store.lease(&other).await.err().unwrap().status(), Status::Limit);
         assert!(store.delete(&id).await.unwrap());
         assert!(store.lease(&other).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn blobs_are_kept_once_and_the_oldest_go_first() {
+        let store = Memory::new(1, 10);
+        let [a, b, again] = [vec![1; 6], vec![2; 4], vec![1; 6]].map(|blob| store.put_blob(blob).now_or_never());
+        assert_eq!(a, again);
+        let (a, b) = (a.unwrap().unwrap(), b.unwrap().unwrap());
+        assert!(store.blob(&a).await.unwrap().is_some() && store.blob(&b).await.unwrap().is_some());
+        store.put_blob(vec![3; 5]).await.unwrap();
+        assert_eq!((store.blob(&a).await.unwrap().is_some(), store.blob(&b).await.unwrap().is_some()), (false, true));
     }
 }

@@ -4,14 +4,19 @@
 //! it is alone, and what it does is kept only by [`SessionLease::commit`]. [`Memory`] keeps sessions as long as the
 //! process lives.
 
+mod blob;
 mod memory;
+mod session;
 
+pub use blob::BlobId;
 pub use memory::Memory;
+pub use session::{Prefix, Session};
 
 use crate::types::{Result, SessionId, Transcript};
 use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Serialize;
+use std::sync::Arc;
 
 /// The persistence contract.
 pub trait Store: Send + Sync {
@@ -26,14 +31,23 @@ pub trait Store: Send + Sync {
 
     /// Forgets a session. False if there was none. A run that holds it goes on, and its commit creates it anew.
     fn delete<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<bool>>;
+
+    /// Keeps a large text under its hash.
+    fn put_blob(&self, content: Vec<u8>) -> BoxFuture<'_, Result<BlobId>>;
+
+    /// What is kept under a hash.
+    fn blob<'a>(&'a self, id: &'a BlobId) -> BoxFuture<'a, Result<Option<Arc<[u8]>>>>;
 }
 
 /// The right to work on one session. Dropping it changes nothing.
-pub trait SessionLease: Send {
-    /// The conversation so far, to be worked on.
-    fn transcript(&mut self) -> &mut Transcript;
+pub trait SessionLease: Send + Sync {
+    /// The session so far.
+    fn session(&self) -> &Session;
 
-    /// Keeps the conversation as it now is, and gives the session back.
+    /// The same, to be worked on.
+    fn session_mut(&mut self) -> &mut Session;
+
+    /// Keeps the session as it now is, and gives the session back.
     fn commit(self: Box<Self>) -> BoxFuture<'static, Result<()>>;
 }
 

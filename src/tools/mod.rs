@@ -1,6 +1,7 @@
 //! Floor 3: tools. What one is ([`Tool`]), which there are ([`Registry`]), how their arguments are checked
 //! ([`Schema`]), and how the host runs its own ([`HostDesk`]).
 
+pub(crate) mod builtin;
 mod contract;
 mod host;
 mod registry;

@@ -58,9 +58,17 @@ impl Registered {
 #[derive(Default)]
 pub struct Registry {
     tools: RwLock<BTreeMap<String, Arc<Registered>>>,
+    /// Those of the library; a registered tool of the same name goes before.
+    builtin: BTreeMap<String, Arc<Registered>>,
 }
 
 impl Registry {
+    /// Only the library's own tools.
+    pub fn with_builtin(tools: Vec<Registered>) -> Self {
+        let builtin = tools.into_iter().map(|tool| (tool.config.name.clone(), Arc::new(tool))).collect();
+        Self { tools: RwLock::default(), builtin }
+    }
+
     /// Adds a tool. A name that is taken is an error: nothing is replaced by accident.
     pub fn add(&self, tool: Registered) -> Result<()> {
         let name = tool.config.name.clone();
@@ -72,6 +80,19 @@ impl Registry {
         }
         tools.insert(name, Arc::new(tool));
         Ok(())
+    }
+
+    /// Puts a tool in the place of the one of that name.
+    pub fn replace(&self, tool: Registered) -> Result<()> {
+        let name = tool.config.name.clone();
+        let replaced = match self.tools.write().get_mut(&name) {
+            Some(place) => {
+                *place = Arc::new(tool);
+                true
+            }
+            None => false,
+        };
+        if replaced { Ok(()) } else { Err(self.not_found(&name, Some("tool.name".into()))) }
     }
 
     /// Removes a tool. Runs that have it go on with it.
@@ -88,7 +109,7 @@ impl Registry {
     pub fn resolve(&self, names: &[String], path: &str) -> Result<Vec<Arc<Registered>>> {
         let mut found = Vec::with_capacity(names.len());
         for (index, name) in names.iter().enumerate() {
-            let tool = self.tools.read().get(name).cloned();
+            let tool = self.tools.read().get(name).or_else(|| self.builtin.get(name)).cloned();
             found.push(tool.ok_or_else(|| self.not_found(name, Some(format!("{path}[{index}]"))))?);
         }
         found.sort_by(|a, b| a.config.name.cmp(&b.config.name));
@@ -103,10 +124,11 @@ impl Registry {
     fn not_found(&self, name: &str, path: Option<String>) -> Error {
         let error = Error::new(Status::NotFound, format!("no tool {name:?} is registered"));
         let tools = self.tools.read();
-        let error = match crate::config::strict::nearest(name, tools.keys().map(String::as_str)) {
-            Some(near) => error.with_hint(format!("did you mean {near:?}?")),
-            None => error.with_hint("register it first by par_register_tool"),
-        };
+        let error =
+            match crate::config::strict::nearest(name, tools.keys().chain(self.builtin.keys()).map(String::as_str)) {
+                Some(near) => error.with_hint(format!("did you mean {near:?}?")),
+                None => error.with_hint("register it first by par_register_tool"),
+            };
         match path {
             Some(path) => error.with_path(path),
             None => error,

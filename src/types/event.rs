@@ -1,14 +1,17 @@
 //! Events: what happens in a run, numbered once, as every consumer reads it.
 //!
-//! An event is an envelope (`v`, `seq`, `at_ms`, `run_id`, `tag`?) around an [`EventBody`] whose `type` names it. A run
-//! has exactly one terminal event: `completed`, `failed`, `cancelled` or `suspended`, and nothing after it.
+//! An event is an envelope (`v`, `seq`, `at_ms`, `run_id`, `parent_run_id`?, `path`?, `tag`?) around an [`EventBody`]
+//! whose `type` names it. A run has exactly one terminal event: `completed`, `failed`, `cancelled` or `suspended`, and
+//! nothing after it. A sub-agent's events stand in its parent's stream, under the parent's numbers, with `path`: the
+//! names that lead to it. They have no terminal event of their own but `subrun_finished`.
 
-use super::{Error, FinishReason, Part, RunId, SessionId, ToolCallId, Usage, now_ms};
+use super::{AgentId, Error, FinishReason, Message, Part, PicoUsd, RunId, SessionId, ToolCallId, Usage, now_ms};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::io::Write;
+use std::sync::Arc;
 
 /// What happened. Borrowed, since an event is written out at once and never kept as a value.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -89,6 +92,9 @@ pub enum EventBody<'a> {
         name: &'a str,
         /// The text for the model.
         content: &'a str,
+        /// What it sees and hears besides.
+        #[serde(skip_serializing_if = "<[Part]>::is_empty")]
+        parts: &'a [Part],
         /// Whether it reports a failure.
         is_error: bool,
         /// How long it took.
@@ -111,6 +117,138 @@ pub enum EventBody<'a> {
         usage: Usage,
         /// Of the run so far.
         total: Usage,
+    },
+    /// A larger piece of the answer's value, when a schema was given.
+    OutputDelta {
+        /// What the text so far already determines.
+        value: &'a serde_json::Value,
+    },
+    /// A tool call waits for somebody's approval, given by `par_approval_resolve`.
+    ApprovalRequest {
+        /// What to answer.
+        approval_id: &'a str,
+        /// The call.
+        tool_call_id: &'a ToolCallId,
+        /// The tool.
+        name: &'a str,
+        /// The arguments, already checked against the tool's schema.
+        #[schemars(with = "serde_json::Value")]
+        input: &'a RawValue,
+        /// Why it is asked.
+        reason: &'a str,
+        /// How long it waits; then the call is rejected.
+        deadline_ms: u64,
+    },
+    /// An approval was given or refused.
+    ApprovalResolved {
+        /// Which.
+        approval_id: &'a str,
+        /// The call.
+        tool_call_id: &'a ToolCallId,
+        /// `approve`, `reject`, `edit` or `expired`.
+        decision: &'a str,
+        /// Who decided, if told.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        approver: Option<&'a str>,
+        /// Why.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
+    },
+    /// Host work: a hook of the host's middleware, answered by its token like a tool call.
+    MiddlewareCall {
+        /// The single-use token.
+        token: u64,
+        /// The middleware's name.
+        name: &'a str,
+        /// `before_llm`, `after_llm`, `before_tool`, `after_tool` or `on_error`.
+        hook: &'a str,
+        /// What it is about; its shape depends on the hook.
+        payload: &'a serde_json::Value,
+        /// How long the host has.
+        deadline_ms: u64,
+    },
+    /// A hook of the host's middleware that needs no answer any more.
+    MiddlewareCancelled {
+        /// The token, now stale.
+        token: u64,
+        /// The middleware's name.
+        name: &'a str,
+        /// Which hook.
+        hook: &'a str,
+        /// Why.
+        reason: &'a str,
+    },
+    /// The model sees less of what was said before.
+    Compaction {
+        /// Why: `threshold`, `max_messages`, `max_tokens` or `context_length`.
+        trigger: &'a str,
+        /// How: `truncate_oldest`, `sliding_window` or `summarize`.
+        strategy: &'a str,
+        /// Messages the model would have seen.
+        messages_before: usize,
+        /// Messages it sees now.
+        messages_after: usize,
+        /// Tokens before, estimated.
+        tokens_before: u64,
+        /// Tokens now, estimated.
+        tokens_after: u64,
+    },
+    /// What the provider may have cached of the conversation's beginning is of no use any more.
+    CacheBust {
+        /// `model_changed`, `system_changed`, `tools_changed` or `history_changed`.
+        reason: &'a str,
+    },
+    /// Another agent takes over.
+    Handoff {
+        /// Who hands over.
+        from: &'a AgentId,
+        /// Who takes over.
+        to: &'a AgentId,
+        /// Whether it sees what was said before.
+        carry_context: bool,
+    },
+    /// A sub-agent begins.
+    SubrunStarted {
+        /// Its run.
+        subrun_id: &'a RunId,
+        /// The agent.
+        agent: &'a AgentId,
+        /// The call that began it; none in a parallel dispatch.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tool_call_id: Option<&'a ToolCallId>,
+    },
+    /// A sub-agent has ended.
+    SubrunFinished {
+        /// Its run.
+        subrun_id: &'a RunId,
+        /// The agent.
+        agent: &'a AgentId,
+        /// `completed`, `failed` or `cancelled`.
+        status: &'a str,
+        /// What it consumed.
+        usage: Usage,
+        /// Why it failed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<&'a Error>,
+    },
+    /// What the host said meanwhile was added to the conversation.
+    Steered {
+        /// How many messages.
+        messages: usize,
+        /// `now`, or `follow_up`.
+        when: &'a str,
+    },
+    /// The answer was cut off at its token limit and is being continued.
+    Continuation {
+        /// Which continuation, from 1.
+        number: u32,
+    },
+    /// The answer did not fit its schema and the model is asked to mend it.
+    OutputRepair {
+        /// Which attempt follows, from 2.
+        attempt: u32,
+        /// What was wrong.
+        problem: &'a str,
     },
     /// A model request failed before it said anything and is tried again.
     TurnRetried {
@@ -152,6 +290,9 @@ pub enum EventBody<'a> {
         error: &'a Error,
         /// What it had consumed.
         usage: Usage,
+        /// What was said in it, every tool call answered.
+        #[serde(skip_serializing_if = "<[Message]>::is_empty")]
+        messages: &'a [Message],
     },
     /// Terminal: the run was cancelled.
     Cancelled {
@@ -159,13 +300,23 @@ pub enum EventBody<'a> {
         reason: &'a str,
         /// What it had consumed.
         usage: Usage,
+        /// What was said in it, every tool call answered.
+        #[serde(skip_serializing_if = "<[Message]>::is_empty")]
+        messages: &'a [Message],
     },
 }
 
 impl EventBody<'_> {
     /// Whether the host must act on it: an answer is wanted, or not wanted any more.
     pub fn is_host_work(&self) -> bool {
-        matches!(self, Self::ToolCall { .. } | Self::ToolCancelled { .. })
+        matches!(
+            self,
+            Self::ToolCall { .. }
+                | Self::ToolCancelled { .. }
+                | Self::ApprovalRequest { .. }
+                | Self::MiddlewareCall { .. }
+                | Self::MiddlewareCancelled { .. }
+        )
     }
 }
 
@@ -178,10 +329,18 @@ pub struct RunResult {
     pub parts: Vec<Part>,
     /// Every tool call of the run, in order.
     pub tool_calls: Vec<ToolCallRecord>,
+    /// The answer as a value that fits the request's `response_schema`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<serde_json::Value>,
     /// Why the model stopped.
     pub finish_reason: FinishReason,
-    /// What all requests of the run consumed.
+    /// What all requests of the run consumed, those of its sub-agents included.
     pub usage: Usage,
+    /// What that cost in USD, as a decimal string; absent when the price of a model is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<PicoUsd>,
+    /// The agent that gave the answer.
+    pub agent: AgentId,
     /// The model that answered, as the provider names it.
     pub model: String,
     /// How many model requests were made.
@@ -201,50 +360,51 @@ pub struct ToolCallRecord {
     pub is_error: bool,
 }
 
-/// The head of every event of one run, encoded once: numbering and addressing without work per event.
+/// The head of every event of one run, encoded once: addressing without work per event.
 ///
-/// Wire form: `{"v":1,"seq":n,"at_ms":t,"run_id":"…","tag"?:…,"type":…}` (json.md, "A run").
-#[derive(Debug)]
+/// Wire form: `{"v":1,"seq":n,"at_ms":t,"run_id":"…","parent_run_id"?:…,"path"?:[…],"tag"?:…,"type":…}` (json.md, "A run").
+#[derive(Clone, Debug)]
 pub struct Envelope {
     /// `,"run_id":"…"` and what else is the same in every event of the run.
-    constant: Vec<u8>,
-    next_seq: u64,
+    constant: Arc<[u8]>,
 }
 
 impl Envelope {
     /// The envelope of a run.
     pub fn new(run_id: &RunId, tag: Option<&RawValue>) -> Self {
-        let mut constant = br#","run_id":"#.to_vec();
+        let mut constant = Vec::with_capacity(64);
+        constant.extend_from_slice(br#","run_id":"#);
         write_json(&mut constant, run_id);
         if let Some(tag) = tag {
             constant.extend_from_slice(br#","tag":"#);
             constant.extend_from_slice(tag.get().as_bytes());
         }
-        Self { constant, next_seq: 1 }
+        Self { constant: constant.into() }
     }
 
-    /// The number the next event will have.
-    pub fn next_seq(&self) -> u64 {
-        self.next_seq
+    /// The envelope of a run below another one.
+    pub fn below(run_id: &RunId, parent: &RunId, path: &[String], tag: Option<&RawValue>) -> Self {
+        let mut constant = Vec::with_capacity(128);
+        constant.extend_from_slice(br#","run_id":"#);
+        write_json(&mut constant, run_id);
+        constant.extend_from_slice(br#","parent_run_id":"#);
+        write_json(&mut constant, parent);
+        constant.extend_from_slice(br#","path":"#);
+        write_json(&mut constant, &path);
+        if let Some(tag) = tag {
+            constant.extend_from_slice(br#","tag":"#);
+            constant.extend_from_slice(tag.get().as_bytes());
+        }
+        Self { constant: constant.into() }
     }
 
-    /// Counts an event that nobody reads, so that numbers do not depend on who listens.
-    pub fn skip(&mut self) {
-        self.next_seq += 1;
+    /// Whether both are the envelope of the same run.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.constant, &other.constant)
     }
 
-    /// Appends the event to `out` as one JSON object and counts it.
-    pub fn write(&mut self, body: &EventBody<'_>, out: &mut Vec<u8>) {
-        self.write_as(self.next_seq, body, out);
-        self.next_seq += 1;
-    }
-
-    /// Appends a message about the run that is not one of its events: it has the number of the last event before it.
-    pub fn write_aside(&self, body: &EventBody<'_>, out: &mut Vec<u8>) {
-        self.write_as(self.next_seq - 1, body, out);
-    }
-
-    fn write_as(&self, seq: u64, body: &EventBody<'_>, out: &mut Vec<u8>) {
+    /// Appends the event to `out` as one JSON object.
+    pub fn write(&self, seq: u64, body: &EventBody<'_>, out: &mut Vec<u8>) {
         // Writing to a vector cannot fail.
         let _ = write!(out, r#"{{"v":1,"seq":{seq},"at_ms":{}"#, now_ms());
         out.extend_from_slice(&self.constant);
@@ -275,9 +435,9 @@ mod tests {
     #[test]
     fn head_and_body_make_one_object() {
         let tag = RawValue::from_string(r#"{"a":1}"#.into()).unwrap();
-        let mut envelope = Envelope::new(&"r1".into(), Some(&tag));
+        let envelope = Envelope::new(&"r1".into(), Some(&tag));
         let mut out = Vec::new();
-        envelope.write(&EventBody::TextDelta { text: "a \"quote\"\n" }, &mut out);
+        envelope.write(1, &EventBody::TextDelta { text: "a \"quote\"\n" }, &mut out);
         let mut event: Value = serde_json::from_slice(&out).unwrap();
         assert!(event["at_ms"].take().as_u64().unwrap() > 1_700_000_000_000);
         assert_eq!(
@@ -285,23 +445,25 @@ mod tests {
             json!({"v": 1, "seq": 1, "at_ms": null, "run_id": "r1", "tag": {"a": 1}, "type": "text_delta",
                    "text": "a \"quote\"\n"})
         );
-        assert_eq!(envelope.next_seq(), 2);
     }
 
     #[test]
     fn a_completed_run_carries_its_result_once() {
         let result = RunResult {
             text: "hi".into(),
-            parts: vec![Part::Text { text: "hi".into() }],
+            parts: vec![Part::text("hi")],
             tool_calls: vec![],
+            output: None,
             finish_reason: FinishReason::Stop,
             usage: Usage::default(),
+            cost_usd: None,
+            agent: "a".into(),
             model: "m".into(),
             iterations: 1,
             session: None,
         };
         let mut out = Vec::new();
-        Envelope::new(&"r1".into(), None).write(&EventBody::Completed(&result), &mut out);
+        Envelope::new(&"r1".into(), None).write(1, &EventBody::Completed(&result), &mut out);
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.matches("run_id").count(), 1);
         let event: Value = serde_json::from_str(&text).unwrap();

@@ -17,21 +17,167 @@ pub enum Part {
     Text {
         /// The text.
         text: String,
+        /// What its provider wants back with it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        opaque: Option<Box<Opaque>>,
     },
+    /// An image.
+    Image(Media),
+    /// A document, such as a PDF.
+    Document(Media),
+    /// A recording.
+    Audio(Media),
     /// Reasoning the model showed.
     Reasoning {
-        /// The text, possibly a summary.
+        /// The text, possibly a summary, possibly empty beside `opaque`.
         text: String,
+        /// What its provider wants back with it, such as a signature.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        opaque: Option<Box<Opaque>>,
     },
     /// The model asks for a tool.
     ToolCall(ToolCall),
-    /// Data of one provider family that must survive byte for byte and goes back only to that family.
-    Opaque {
-        /// The wire family that made it and alone may read it.
-        family: String,
-        /// The data, untouched.
-        data: Value,
+    /// A piece that only its provider understands.
+    Opaque(Opaque),
+}
+
+impl Part {
+    /// Plain text.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Text { text: text.into(), opaque: None }
+    }
+
+    /// Reasoning in plain words.
+    pub fn reasoning(text: impl Into<String>) -> Self {
+        Self::Reasoning { text: text.into(), opaque: None }
+    }
+
+    /// The text, if it is one.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text { text, .. } => Some(text),
+            Self::Image(_)
+            | Self::Document(_)
+            | Self::Audio(_)
+            | Self::Reasoning { .. }
+            | Self::ToolCall(_)
+            | Self::Opaque(_) => None,
+        }
+    }
+
+    /// The tool call, if it is one.
+    pub fn as_tool_call(&self) -> Option<&ToolCall> {
+        match self {
+            Self::ToolCall(call) => Some(call),
+            Self::Text { .. }
+            | Self::Image(_)
+            | Self::Document(_)
+            | Self::Audio(_)
+            | Self::Reasoning { .. }
+            | Self::Opaque(_) => None,
+        }
+    }
+}
+
+/// The texts of some parts, joined.
+pub fn text_of(parts: &[Part]) -> String {
+    parts.iter().filter_map(Part::as_text).collect()
+}
+
+/// Data of one provider family that must survive byte for byte and goes back only to that family: a signature, an
+/// encrypted piece of reasoning, a block nobody else knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Opaque {
+    /// The wire family that made it and alone may read it.
+    pub family: String,
+    /// Its JSON text, untouched.
+    pub data: String,
+}
+
+/// What is not text: inline, or at an address that the provider fetches.
+///
+/// JSON: `{"url", "media_type"?, "name"?}` or `{"data", "media_type", "name"?}`, `data` in base64.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "MediaShape", into = "MediaShape")]
+pub struct Media {
+    /// Where it is.
+    pub source: MediaSource,
+    /// A file name, for providers that show one to the model.
+    pub name: Option<String>,
+}
+
+/// Where a [`Media`] is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MediaSource {
+    /// At an address.
+    Url {
+        /// `https://…`.
+        url: String,
+        /// Its type, where the provider must be told.
+        media_type: Option<String>,
     },
+    /// Here.
+    Data {
+        /// Its type, such as `image/png`.
+        media_type: String,
+        /// Base64. Shared, since conversations are cloned and images are large.
+        data: Arc<str>,
+    },
+}
+
+/// The JSON form of a [`Media`].
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Media")]
+struct MediaShape {
+    /// An address that the provider fetches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
+    /// Its type, such as `image/png`; needed beside `data`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    media_type: Option<String>,
+    /// The content in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data: Option<Arc<str>>,
+    /// A file name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+}
+
+impl From<Media> for MediaShape {
+    fn from(media: Media) -> Self {
+        let (url, media_type, data) = match media.source {
+            MediaSource::Url { url, media_type } => (Some(url), media_type, None),
+            MediaSource::Data { media_type, data } => (None, Some(media_type), Some(data)),
+        };
+        Self { url, media_type, data, name: media.name }
+    }
+}
+
+impl TryFrom<MediaShape> for Media {
+    type Error = &'static str;
+
+    fn try_from(shape: MediaShape) -> Result<Self, &'static str> {
+        let source = match (shape.url, shape.data, shape.media_type) {
+            (Some(url), None, media_type) => MediaSource::Url { url, media_type },
+            (None, Some(data), Some(media_type)) => MediaSource::Data { media_type, data },
+            (None, Some(_), None) => return Err("inline data needs its \"media_type\", such as \"image/png\""),
+            (Some(_), Some(_), _) => return Err("give either \"url\" or \"data\", not both"),
+            (None, None, _) => return Err("a \"url\", or \"data\" in base64 with its \"media_type\", is needed"),
+        };
+        Ok(Self { source, name: shape.name })
+    }
+}
+
+impl JsonSchema for Media {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Media".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        MediaShape::json_schema(generator)
+    }
 }
 
 /// A request of the model to run a tool.
@@ -45,6 +191,8 @@ pub struct ToolCall {
     pub name: String,
     /// The arguments as text; valid JSON unless the model erred.
     pub arguments: String,
+    /// What its provider wants back with it, such as a thought signature.
+    pub opaque: Option<Box<Opaque>>,
 }
 
 impl ToolCall {
@@ -66,16 +214,22 @@ struct ToolCallShape {
     /// The model's text, when it was not JSON.
     #[serde(default)]
     invalid_arguments: Option<String>,
+    /// What its provider wants back with it.
+    #[serde(default)]
+    opaque: Option<Box<Opaque>>,
 }
 
 impl Serialize for ToolCall {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(3))?;
+        let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("tool_call_id", &self.id)?;
         map.serialize_entry("name", &self.name)?;
         match serde_json::from_str::<&RawValue>(&self.arguments) {
             Ok(input) => map.serialize_entry("input", input)?,
             Err(_) => map.serialize_entry("invalid_arguments", &self.arguments)?,
+        }
+        if let Some(opaque) = &self.opaque {
+            map.serialize_entry("opaque", opaque)?;
         }
         map.end()
     }
@@ -91,7 +245,7 @@ impl<'de> Deserialize<'de> for ToolCall {
                 return Err(serde::de::Error::custom("a tool call has either input or invalid_arguments"));
             }
         };
-        Ok(Self { id: shape.tool_call_id, name: shape.name, arguments })
+        Ok(Self { id: shape.tool_call_id, name: shape.name, arguments, opaque: shape.opaque })
     }
 }
 
@@ -106,10 +260,13 @@ impl JsonSchema for ToolCall {
 }
 
 /// What came of a tool call.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ToolResult {
     /// What the model reads.
     pub content: String,
+    /// What it sees and hears besides: images, documents, audio.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
     /// Whether it reports a failure.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_error: bool,
@@ -118,12 +275,12 @@ pub struct ToolResult {
 impl ToolResult {
     /// A success.
     pub fn ok(content: impl Into<String>) -> Self {
-        Self { content: content.into(), is_error: false }
+        Self { content: content.into(), parts: Vec::new(), is_error: false }
     }
 
     /// A failure, told so that the model can act on it.
     pub fn error(content: impl Into<String>) -> Self {
-        Self { content: content.into(), is_error: true }
+        Self { content: content.into(), parts: Vec::new(), is_error: true }
     }
 }
 
@@ -160,6 +317,15 @@ pub enum Message {
         /// The answer.
         #[serde(flatten)]
         result: ToolResult,
+    },
+    /// From here on the model sees less of what was before.
+    Compaction {
+        /// What the model still sees begins with this entry; results of tools are not counted, this entry would be the
+        /// next.
+        kept_from: usize,
+        /// What stands for the rest.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        summary: Vec<Part>,
     },
 }
 

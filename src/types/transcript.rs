@@ -4,6 +4,9 @@
 //! Here such a history cannot be built: an assistant message and the results of its calls are one [`Round`], results
 //! are slots in call order, and nothing can be appended while a slot is empty. [`Transcript::close_open_calls`] fills
 //! the empty slots honestly when a run is cut short.
+//!
+//! Nothing is ever cut out: [`Transcript::compact`] only says from where on the model sees it. What it sees
+//! ([`Transcript::view`]) begins with a user's message and never with half a round.
 
 use super::{Message, Part, ToolCall, ToolCallId, ToolResult};
 use schemars::JsonSchema;
@@ -27,6 +30,11 @@ enum Round {
         parts: Vec<Part>,
         results: Vec<Option<ToolResult>>,
     },
+    /// The model sees `rounds[from..]`, and `summary` for the rest.
+    Compaction {
+        from: usize,
+        summary: Vec<Part>,
+    },
 }
 
 /// Why a transcript refused a change. The transcript is as it was.
@@ -40,6 +48,8 @@ pub enum TranscriptError {
     NoSuchCall(ToolCallId),
     /// The message has no parts.
     Empty,
+    /// A compaction cannot keep more than there is.
+    NoSuchEntry(usize),
 }
 
 impl std::fmt::Display for TranscriptError {
@@ -49,6 +59,7 @@ impl std::fmt::Display for TranscriptError {
             Self::DuplicateCall(id) => write!(f, "tool call id {id:?} is already in the transcript"),
             Self::NoSuchCall(id) => write!(f, "no open tool call has the id {id:?}"),
             Self::Empty => f.write_str("a message needs at least one part"),
+            Self::NoSuchEntry(entry) => write!(f, "a compaction cannot begin at entry {entry}, which is not there"),
         }
     }
 }
@@ -107,7 +118,7 @@ impl Transcript {
     pub fn open_calls(&self) -> impl Iterator<Item = &ToolCall> {
         let (parts, results): (&[Part], &[_]) = match self.rounds.last() {
             Some(Round::Assistant { parts, results }) => (parts, results),
-            Some(Round::User(_)) | None => (&[], &[]),
+            Some(Round::User(_) | Round::Compaction { .. }) | None => (&[], &[]),
         };
         tool_calls(parts).zip(results).filter(|(_, result)| result.is_none()).map(|(call, _)| call)
     }
@@ -157,19 +168,108 @@ impl Transcript {
         self.rounds.is_empty()
     }
 
+    /// The place behind everything, for [`Transcript::compact`].
+    pub fn end(&self) -> usize {
+        self.rounds.len()
+    }
+
+    /// Lets the model see only what was said from `kept_from` on ([`Entry::index`]), with `summary` for the rest. The
+    /// question that the kept part answers stays visible.
+    pub fn compact(&mut self, kept_from: usize, summary: Vec<Part>) -> Result<(), TranscriptError> {
+        if self.open_calls().next().is_some() {
+            return Err(TranscriptError::OpenCalls);
+        }
+        if kept_from > self.rounds.len() {
+            return Err(TranscriptError::NoSuchEntry(kept_from));
+        }
+        self.rounds.push(Round::Compaction { from: kept_from, summary });
+        Ok(())
+    }
+
+    /// What stands for the part that the model does not see any more.
+    pub fn summary(&self) -> &[Part] {
+        self.window().0
+    }
+
     /// The messages in the order a provider wants them, borrowed. Open calls simply have no result yet.
     pub fn view(&self) -> impl Iterator<Item = View<'_>> {
-        self.rounds.iter().flat_map(|round| {
-            let (first, results): (View<'_>, &[Option<ToolResult>]) = match round {
-                Round::User(parts) => (View::User(parts), &[]),
-                Round::Assistant { parts, results } => (View::Assistant(parts), results),
-            };
-            let parts = round.parts();
-            let answers = tool_calls(parts)
-                .zip(results)
-                .filter_map(|(call, result)| result.as_ref().map(|result| View::Tool(call, result)));
-            std::iter::once(first).chain(answers)
+        let (summary, question, from) = self.window();
+        let summary = (!summary.is_empty()).then_some(View::User(summary));
+        let kept = self.rounds.get(from..).unwrap_or_default();
+        summary.into_iter().chain(question.into_iter().chain(kept).flat_map(Round::views))
+    }
+
+    /// What the model sees, message by message with the results of its calls, each with its place.
+    pub fn visible(&self) -> impl Iterator<Item = Entry<'_>> {
+        let from = self.window().2;
+        self.rounds
+            .iter()
+            .enumerate()
+            .skip(from)
+            .filter(|(_, round)| !matches!(round, Round::Compaction { .. }))
+            .map(|(index, round)| Entry { index, is_user: matches!(round, Round::User(_)), round })
+    }
+
+    /// Everything said since `mark`, seen by the model or not.
+    pub fn since(&self, mark: Mark) -> Vec<Message> {
+        self.rounds.get(mark.0..).unwrap_or_default().iter().flat_map(Round::messages).collect()
+    }
+
+    /// The tool calls since `mark` with their results, in order.
+    pub fn calls_since(&self, mark: Mark) -> impl Iterator<Item = (&ToolCall, &ToolResult)> {
+        self.rounds.get(mark.0..).unwrap_or_default().iter().flat_map(Round::views).filter_map(|view| match view {
+            View::Tool(call, result) => Some((call, result)),
+            View::User(_) | View::Assistant(_) => None,
         })
+    }
+
+    /// Rewrites the plain text of every message and result, where `rewrite` wants it; what carries data of a provider
+    /// stays untouched. True if anything changed.
+    pub fn rewrite(&mut self, rewrite: &mut dyn FnMut(&str) -> Option<String>) -> bool {
+        let mut changed = false;
+        let mut apply = |text: &mut String| {
+            if let Some(new) = rewrite(text) {
+                *text = new;
+                changed = true;
+            }
+        };
+        for round in &mut self.rounds {
+            let (parts, results): (&mut Vec<Part>, &mut [Option<ToolResult>]) = match round {
+                Round::User(parts) | Round::Compaction { summary: parts, .. } => (parts, &mut []),
+                Round::Assistant { parts, results } => (parts, results),
+            };
+            for part in parts {
+                match part {
+                    Part::Text { text, opaque: None } | Part::Reasoning { text, opaque: None } => apply(text),
+                    Part::ToolCall(ToolCall { arguments, opaque: None, .. }) => apply(arguments),
+                    Part::Text { .. }
+                    | Part::Reasoning { .. }
+                    | Part::ToolCall(_)
+                    | Part::Image(_)
+                    | Part::Document(_)
+                    | Part::Audio(_)
+                    | Part::Opaque(_) => {}
+                }
+            }
+            results.iter_mut().flatten().for_each(|result| apply(&mut result.content));
+        }
+        changed
+    }
+
+    /// The summary, the question that must stay in sight, and where what is kept begins.
+    fn window(&self) -> (&[Part], Option<&Round>, usize) {
+        let last = self.rounds.iter().rev().find_map(|round| match round {
+            Round::Compaction { from, summary } => Some((*from, summary.as_slice())),
+            Round::User(_) | Round::Assistant { .. } => None,
+        });
+        let Some((from, summary)) = last else { return (&[], None, 0) };
+        let (before, kept) = self.rounds.split_at_checked(from).unwrap_or((&self.rounds, &[]));
+        let first = kept.iter().find(|round| !matches!(round, Round::Compaction { .. }));
+        let question = match first {
+            Some(Round::Assistant { .. }) => before.iter().rev().find(|round| matches!(round, Round::User(_))),
+            Some(Round::User(_) | Round::Compaction { .. }) | None => None,
+        };
+        (summary, question, from)
     }
 
     fn check_appendable(&self, parts: &[Part]) -> Result<(), TranscriptError> {
@@ -184,10 +284,42 @@ impl Transcript {
 }
 
 impl Round {
-    fn parts(&self) -> &[Part] {
+    fn views(&self) -> impl Iterator<Item = View<'_>> {
+        let (first, parts, results): (_, &[Part], &[Option<ToolResult>]) = match self {
+            Self::User(parts) => (Some(View::User(parts)), &[], &[]),
+            Self::Assistant { parts, results } => (Some(View::Assistant(parts)), parts, results),
+            Self::Compaction { .. } => (None, &[], &[]),
+        };
+        let answers = tool_calls(parts)
+            .zip(results)
+            .filter_map(|(call, result)| result.as_ref().map(|result| View::Tool(call, result)));
+        first.into_iter().chain(answers)
+    }
+
+    fn messages(&self) -> Vec<Message> {
         match self {
-            Self::User(parts) | Self::Assistant { parts, .. } => parts,
+            Self::Compaction { from, summary } => {
+                vec![Message::Compaction { kept_from: *from, summary: summary.clone() }]
+            }
+            Self::User(_) | Self::Assistant { .. } => self.views().map(View::to_message).collect(),
         }
+    }
+}
+
+/// One message that the model sees, with the results of its calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Its place, for [`Transcript::compact`].
+    pub index: usize,
+    /// Whether a user said it.
+    pub is_user: bool,
+    round: &'a Round,
+}
+
+impl<'a> Entry<'a> {
+    /// The message, then the results of its calls.
+    pub fn views(&self) -> impl Iterator<Item = View<'a>> + use<'a> {
+        self.round.views()
     }
 }
 
@@ -202,23 +334,23 @@ pub enum View<'a> {
     Tool(&'a ToolCall, &'a ToolResult),
 }
 
+impl View<'_> {
+    fn to_message(self) -> Message {
+        match self {
+            Self::User(parts) => Message::User { parts: parts.to_vec() },
+            Self::Assistant(parts) => Message::Assistant { parts: parts.to_vec() },
+            Self::Tool(call, result) => Message::Tool { tool_call_id: call.id.clone(), result: result.clone() },
+        }
+    }
+}
+
 fn tool_calls(parts: &[Part]) -> impl Iterator<Item = &ToolCall> {
-    parts.iter().filter_map(|part| match part {
-        Part::ToolCall(call) => Some(call),
-        Part::Text { .. } | Part::Reasoning { .. } | Part::Opaque { .. } => None,
-    })
+    parts.iter().filter_map(Part::as_tool_call)
 }
 
 impl From<Transcript> for Vec<Message> {
     fn from(transcript: Transcript) -> Self {
-        transcript
-            .view()
-            .map(|view| match view {
-                View::User(parts) => Message::User { parts: parts.to_vec() },
-                View::Assistant(parts) => Message::Assistant { parts: parts.to_vec() },
-                View::Tool(call, result) => Message::Tool { tool_call_id: call.id.clone(), result: result.clone() },
-            })
-            .collect()
+        transcript.rounds.iter().flat_map(Round::messages).collect()
     }
 }
 
@@ -234,6 +366,7 @@ impl TryFrom<Vec<Message>> for Transcript {
                 Message::User { parts } => transcript.push_user(parts)?,
                 Message::Assistant { parts } => transcript.push_assistant(parts)?,
                 Message::Tool { tool_call_id, result } => transcript.answer(&tool_call_id, result)?,
+                Message::Compaction { kept_from, summary } => transcript.compact(kept_from, summary)?,
             }
         }
         Ok(transcript)
@@ -247,11 +380,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn text(text: &str) -> Part {
-        Part::Text { text: text.into() }
+        Part::text(text)
     }
 
     fn call(id: &str) -> Part {
-        Part::ToolCall(ToolCall { id: id.into(), name: "add".into(), arguments: "{}".into() })
+        Part::ToolCall(ToolCall { id: id.into(), name: "add".into(), arguments: "{}".into(), opaque: None })
     }
 
     #[test]
@@ -310,6 +443,7 @@ mod tests {
         Answer(u8),
         Close,
         Rewind(usize),
+        Compact(usize, bool),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -319,6 +453,7 @@ mod tests {
             (0u8..6).prop_map(Step::Answer),
             Just(Step::Close),
             (0usize..8).prop_map(Step::Rewind),
+            (0usize..12, any::<bool>()).prop_map(|(from, summary)| Step::Compact(from, summary)),
         ];
         proptest::collection::vec(step, 0..40)
     }
@@ -368,6 +503,9 @@ mod tests {
                         transcript.rewind(marks[at]);
                         marks.truncate(at + 1);
                         Ok(())
+                    }
+                    Step::Compact(from, summary) => {
+                        transcript.compact(from, if summary { vec![text("before")] } else { vec![] })
                     }
                 };
                 marks.push(transcript.mark());

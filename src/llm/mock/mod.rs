@@ -5,8 +5,8 @@
 
 use super::assemble::CallPiece;
 use super::classify::Failure;
-use super::{Assembler, DeltaSink, ModelAnswer, ModelRequest, Provider};
-use crate::config::{MockConfig, MockExpect, MockScope, MockTurn};
+use super::{Assembler, DeltaSink, ModelAnswer, ModelRequest, Provider, ToolChoice};
+use crate::config::{MockConfig, MockExpect, MockScope, MockTurn, ModelProfile, StructuredOutput};
 use crate::types::{Error, FinishReason, Part, Result, Status, Usage, View};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -142,6 +142,20 @@ impl Mock {
             format!("the system prompt to contain {wanted:?}, received {system:?}")
         } else if let Some(wanted) = expect.tools.as_ref().filter(|wanted| **wanted != tools) {
             format!("the tools {wanted:?}, received {tools:?}")
+        } else if let Some(seen) =
+            expect.not_contains.as_ref().filter(|unwanted| whole_text(request).contains(*unwanted))
+        {
+            format!("nothing to contain {seen:?}, received it")
+        } else if let Some(wanted) = expect.contains.as_ref().filter(|wanted| !whole_text(request).contains(*wanted)) {
+            format!("a message to contain {wanted:?}, received {:?}", whole_text(request))
+        } else if let Some(wanted) = expect.max_tokens.filter(|wanted| request.output_limit() != Some(*wanted)) {
+            format!("max_tokens {wanted}, received {:?}", request.output_limit())
+        } else if let Some(wanted) = expect.has_schema.filter(|wanted| request.output.is_some() != *wanted) {
+            format!("has_schema to be {wanted}")
+        } else if let Some(wanted) = expect.tool_choice.as_ref().filter(|wanted| **wanted != choice_name(request)) {
+            format!("the tool choice {wanted:?}, received {:?}", choice_name(request))
+        } else if let Some(wanted) = expect.media.filter(|wanted| *wanted != media_count(request)) {
+            format!("{wanted} images, documents and recordings, received {}", media_count(request))
         } else {
             return Ok(());
         };
@@ -168,6 +182,10 @@ impl Provider for Mock {
         sink: &'a mut dyn DeltaSink,
     ) -> BoxFuture<'a, Result<ModelAnswer>> {
         Box::pin(self.answer(request, sink))
+    }
+
+    fn profile(&self, _: &str) -> ModelProfile {
+        ModelProfile { structured_output: Some(StructuredOutput::Native), ..ModelProfile::default() }
     }
 
     fn unreached(&self) -> Option<String> {
@@ -203,6 +221,42 @@ fn estimate(request: &ModelRequest<'_>, turn: &MockTurn, text: &str) -> Usage {
     }
 }
 
+/// Everything the model is told but the system prompt and the tools.
+fn whole_text(request: &ModelRequest<'_>) -> String {
+    let mut text = String::new();
+    for view in request.transcript.view() {
+        text.push_str(&text_of(view));
+        if let View::Assistant(parts) = view {
+            for call in parts.iter().filter_map(Part::as_tool_call) {
+                text.push_str(&call.arguments);
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn choice_name<'a>(request: &ModelRequest<'a>) -> &'a str {
+    match request.tool_choice {
+        ToolChoice::Auto => "auto",
+        ToolChoice::None => "none",
+        ToolChoice::Required => "required",
+        ToolChoice::Tool(name) => name,
+    }
+}
+
+fn media_count(request: &ModelRequest<'_>) -> usize {
+    let is_media = |part: &&Part| matches!(part, Part::Image(_) | Part::Document(_) | Part::Audio(_));
+    let count = |parts: &[Part]| parts.iter().filter(is_media).count();
+    let views = request.transcript.view();
+    views
+        .map(|view| match view {
+            View::User(parts) | View::Assistant(parts) => count(parts),
+            View::Tool(_, result) => count(&result.parts),
+        })
+        .sum()
+}
+
 fn last_user_text(request: &ModelRequest<'_>) -> String {
     let users = request.transcript.view().filter(|view| matches!(view, View::User(_)));
     users.last().map(text_of).unwrap_or_default()
@@ -210,13 +264,7 @@ fn last_user_text(request: &ModelRequest<'_>) -> String {
 
 fn text_of(view: View<'_>) -> String {
     match view {
-        View::User(parts) | View::Assistant(parts) => parts
-            .iter()
-            .filter_map(|part| match part {
-                Part::Text { text } => Some(text.as_str()),
-                Part::Reasoning { .. } | Part::ToolCall(_) | Part::Opaque { .. } => None,
-            })
-            .collect(),
+        View::User(parts) | View::Assistant(parts) => crate::types::text_of(parts),
         View::Tool(_, result) => result.content.clone(),
     }
 }

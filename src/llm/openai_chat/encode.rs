@@ -4,11 +4,13 @@
 //! Source: OpenAI API reference, "Create chat completion". Keys that were not asked for are left out, never `null`:
 //! compatible servers reject what they do not know.
 
-use crate::llm::ModelRequest;
-use crate::types::{Part, ToolCall, Transcript, View};
+use crate::llm::{ModelRequest, OutputSchema, ToolChoice};
+use crate::types::{Error, Media, MediaSource, Part, Result, Status, ToolCall, Transcript, View};
 use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 
 /// What differs between servers.
 #[derive(Clone, Copy, Debug)]
@@ -20,10 +22,11 @@ pub struct Dialect {
 }
 
 /// The body of a request, as JSON.
-pub fn encode(request: &ModelRequest<'_>, dialect: Dialect) -> serde_json::Result<Vec<u8>> {
+pub fn encode(request: &ModelRequest<'_>, dialect: Dialect) -> Result<Vec<u8>> {
+    check(request)?;
     let model = request.model;
-    let max_tokens = model.max_tokens;
-    serde_json::to_vec(&Body {
+    let max_tokens = request.output_limit();
+    let body = serde_json::to_vec(&Body {
         model: &model.model_name,
         messages: Messages { system: request.system, transcript: request.transcript },
         tools: Tools(request),
@@ -36,7 +39,42 @@ pub fn encode(request: &ModelRequest<'_>, dialect: Dialect) -> serde_json::Resul
         stream_options: dialect
             .stream
             .then_some(StreamOptions { include_usage: true, include_obfuscation: dialect.is_openai.then_some(false) }),
-    })
+        tool_choice: Choice::of(request),
+        response_format: request.output.map(ResponseFormat),
+        prompt_cache_key: request.cache_key.filter(|_| dialect.is_openai),
+    });
+    body.map_err(|error| Error::internal(format!("the request cannot be encoded: {error}")))
+}
+
+/// What the API does not take.
+fn check(request: &ModelRequest<'_>) -> Result<()> {
+    for view in request.transcript.view() {
+        let parts: &[Part] = match view {
+            View::User(parts) => parts,
+            View::Tool(_, result) => &result.parts,
+            View::Assistant(_) => &[],
+        };
+        for part in parts {
+            let wrong = match part {
+                Part::Document(Media { source: MediaSource::Url { .. }, .. }) => "a document by URL",
+                Part::Audio(Media { source: MediaSource::Url { .. }, .. }) => "a recording by URL",
+                Part::Text { .. }
+                | Part::Image(_)
+                | Part::Document(_)
+                | Part::Audio(_)
+                | Part::Reasoning { .. }
+                | Part::ToolCall(_)
+                | Part::Opaque(_) => continue,
+            };
+            return Err(Error::new(
+                Status::UnsupportedByProvider,
+                format!("the chat completions API does not take {wrong}"),
+            )
+            .with_code("unsupported_content")
+            .with_hint("give its content: \"data\" in base64, with its \"media_type\""));
+        }
+    }
+    Ok(())
 }
 
 #[derive(Serialize)]
@@ -58,6 +96,78 @@ struct Body<'a> {
     stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream_options: Option<StreamOptions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_choice: Option<Choice<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_format: Option<ResponseFormat<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_cache_key: Option<&'a str>,
+}
+
+/// Left out where it says what holds anyway.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Choice<'a> {
+    Word(&'static str),
+    Tool { r#type: &'static str, function: Named<'a> },
+}
+
+#[derive(Serialize)]
+struct Named<'a> {
+    name: &'a str,
+}
+
+impl<'a> Choice<'a> {
+    fn of(request: &ModelRequest<'a>) -> Option<Self> {
+        match request.tool_choice {
+            _ if request.tools.is_empty() => None,
+            ToolChoice::Auto => None,
+            ToolChoice::None => Some(Self::Word("none")),
+            ToolChoice::Required => Some(Self::Word("required")),
+            ToolChoice::Tool(name) => Some(Self::Tool { r#type: "function", function: Named { name } }),
+        }
+    }
+}
+
+/// `strict` is claimed only for schemas that keep the rules of strict mode; for others a server would refuse it.
+struct ResponseFormat<'a>(&'a OutputSchema);
+
+impl Serialize for ResponseFormat<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Format<'a> {
+            r#type: &'static str,
+            json_schema: Inner<'a>,
+        }
+        #[derive(Serialize)]
+        struct Inner<'a> {
+            name: &'a str,
+            schema: &'a RawValue,
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            strict: bool,
+        }
+        let OutputSchema { name, schema } = self.0;
+        let strict = serde_json::from_str(schema.get()).is_ok_and(|schema| is_strict(&schema));
+        Format { r#type: "json_schema", json_schema: Inner { name, schema, strict } }.serialize(serializer)
+    }
+}
+
+/// Whether every object in a schema names all its properties as required and allows no others.
+fn is_strict(schema: &Value) -> bool {
+    match schema {
+        Value::Object(fields) => {
+            let properties = fields.get("properties").and_then(Value::as_object);
+            let is_object = properties.is_some() || fields.get("type").is_some_and(|kind| kind == "object");
+            let required = fields.get("required").and_then(Value::as_array);
+            let names_all = properties.is_none_or(|properties| {
+                properties.keys().all(|key| required.is_some_and(|required| required.iter().any(|name| name == key)))
+            });
+            let closed = fields.get("additionalProperties") == Some(&Value::Bool(false));
+            (!is_object || (names_all && closed)) && fields.values().all(is_strict)
+        }
+        Value::Array(items) => items.iter().all(is_strict),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    }
 }
 
 #[derive(Serialize)]
@@ -76,7 +186,7 @@ impl Tools<'_> {
 }
 
 impl Serialize for Tools<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Tool<'a> {
             r#type: &'static str,
@@ -102,12 +212,17 @@ struct Messages<'a> {
 }
 
 impl Serialize for Messages<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let mut seq = serializer.serialize_seq(None)?;
         if let Some(system) = self.system.filter(|system| !system.is_empty()) {
             seq.serialize_element(&Plain { role: "system", content: system })?;
         }
+        // What tools show cannot stand in their messages: it follows the last one, as the user's.
+        let mut shown: Vec<Part> = Vec::new();
         for view in self.transcript.view() {
+            if !shown.is_empty() && !matches!(view, View::Tool(..)) {
+                seq.serialize_element(&User(&std::mem::take(&mut shown)))?;
+            }
             match view {
                 View::User(parts) => seq.serialize_element(&User(parts))?,
                 View::Assistant(parts) => seq.serialize_element(&Assistant(parts))?,
@@ -117,8 +232,15 @@ impl Serialize for Messages<'_> {
                         tool_call_id: call.id.as_str(),
                         content: &result.content,
                     })?;
+                    if !result.parts.is_empty() {
+                        shown.push(Part::text(format!("What {} ({}) shows:", call.name, call.id)));
+                        shown.extend(result.parts.iter().cloned());
+                    }
                 }
             }
+        }
+        if !shown.is_empty() {
+            seq.serialize_element(&User(&shown))?;
         }
         seq.end()
     }
@@ -138,27 +260,19 @@ struct Answer<'a> {
 }
 
 fn texts(parts: &[Part]) -> impl Iterator<Item = &str> {
-    parts.iter().filter_map(|part| match part {
-        Part::Text { text } => Some(text.as_str()),
-        Part::Reasoning { .. } | Part::ToolCall(_) | Part::Opaque { .. } => None,
-    })
+    parts.iter().filter_map(Part::as_text)
 }
 
 struct User<'a>(&'a [Part]);
 
 impl Serialize for User<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct TextPart<'a> {
-            r#type: &'static str,
-            text: &'a str,
-        }
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let mut message = serializer.serialize_struct("User", 2)?;
         message.serialize_field("role", "user")?;
         match self.0 {
-            [Part::Text { text }] => message.serialize_field("content", text)?,
+            [Part::Text { text, .. }] => message.serialize_field("content", text)?,
             parts => {
-                let parts: Vec<_> = texts(parts).map(|text| TextPart { r#type: "text", text }).collect();
+                let parts: Vec<_> = parts.iter().filter_map(Content::of).collect();
                 message.serialize_field("content", &parts)?;
             }
         }
@@ -166,10 +280,66 @@ impl Serialize for User<'_> {
     }
 }
 
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Content<'a> {
+    Text { text: &'a str },
+    ImageUrl { image_url: ImageUrl<'a> },
+    File { file: File<'a> },
+    InputAudio { input_audio: Audio<'a> },
+}
+
+#[derive(Serialize)]
+struct ImageUrl<'a> {
+    url: Cow<'a, str>,
+}
+
+#[derive(Serialize)]
+struct File<'a> {
+    filename: &'a str,
+    file_data: String,
+}
+
+#[derive(Serialize)]
+struct Audio<'a> {
+    data: &'a str,
+    format: &'a str,
+}
+
+impl<'a> Content<'a> {
+    fn of(part: &'a Part) -> Option<Self> {
+        match part {
+            Part::Text { text, .. } => Some(Self::Text { text }),
+            Part::Image(media) => {
+                let url = match &media.source {
+                    MediaSource::Url { url, .. } => Cow::Borrowed(url.as_str()),
+                    MediaSource::Data { media_type, data } => Cow::Owned(format!("data:{media_type};base64,{data}")),
+                };
+                Some(Self::ImageUrl { image_url: ImageUrl { url } })
+            }
+            Part::Document(Media { source: MediaSource::Data { media_type, data }, name }) => {
+                let filename = name.as_deref().unwrap_or("document");
+                Some(Self::File { file: File { filename, file_data: format!("data:{media_type};base64,{data}") } })
+            }
+            Part::Audio(Media { source: MediaSource::Data { media_type, data }, .. }) => {
+                let format = match media_type.split('/').next_back().unwrap_or_default() {
+                    "mpeg" => "mp3",
+                    "x-wav" | "wave" => "wav",
+                    other => other,
+                };
+                Some(Self::InputAudio { input_audio: Audio { data, format } })
+            }
+            // Refused before it comes to this.
+            Part::Document(_) | Part::Audio(_) => None,
+            Part::Reasoning { .. } | Part::ToolCall(_) | Part::Opaque(_) => None,
+        }
+    }
+}
+
 struct Assistant<'a>(&'a [Part]);
 
 impl Serialize for Assistant<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Call<'a> {
             id: &'a str,
@@ -184,11 +354,11 @@ impl Serialize for Assistant<'_> {
         let calls: Vec<_> = self
             .0
             .iter()
-            .filter_map(|part| match part {
-                Part::ToolCall(ToolCall { id, name, arguments }) => {
-                    Some(Call { id: id.as_str(), r#type: "function", function: Function { name, arguments } })
-                }
-                Part::Text { .. } | Part::Reasoning { .. } | Part::Opaque { .. } => None,
+            .filter_map(Part::as_tool_call)
+            .map(|ToolCall { id, name, arguments, .. }| Call {
+                id: id.as_str(),
+                r#type: "function",
+                function: Function { name, arguments },
             })
             .collect();
         let mut message = serializer.serialize_struct("Assistant", 3)?;

@@ -12,7 +12,7 @@ pub use encode::{Dialect, encode};
 use super::classify::Failure;
 use super::http::{Connection, connection_error};
 use super::{Assembler, DeltaSink, ModelAnswer, ModelRequest, Provider, SseReader};
-use crate::config::{OpenAiConfig, RetryConfig, Secret};
+use crate::config::{ModelProfile, OpenAiConfig, RetryConfig, Secret, StructuredOutput};
 use crate::types::{Category, Error, ProviderDetail, Result, Status};
 use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
@@ -79,8 +79,7 @@ impl OpenAiChat {
 
     async fn attempt(&self, request: &ModelRequest<'_>, sink: &mut dyn DeltaSink) -> Result<ModelAnswer> {
         let dialect = Dialect { stream: self.config.stream.unwrap_or(true), is_openai: self.is_openai };
-        let body = encode(request, dialect)
-            .map_err(|error| Error::internal(format!("the request cannot be encoded: {error}")))?;
+        let body = encode(request, dialect)?;
         let overridden;
         let endpoint = match &request.model.api_base {
             None => &self.endpoint,
@@ -327,6 +326,12 @@ impl Provider for OpenAiChat {
 
     fn kind(&self) -> &'static str {
         self.kind
+    }
+
+    /// OpenAI's own server holds models to a schema; of others only the table or the host can say.
+    fn profile(&self, _: &str) -> ModelProfile {
+        let native = self.is_openai.then_some(StructuredOutput::Native);
+        ModelProfile { structured_output: native, ..ModelProfile::default() }
     }
 
     fn retry(&self) -> RetryConfig {

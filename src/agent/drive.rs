@@ -1,0 +1,405 @@
+//! The loop: ask the model, run the tools it calls, tell it the results, until it is done.
+
+use super::calls::{Called, run_calls};
+use super::run::{RunSpec, cancelled};
+use super::setup::Setup;
+use super::sink::Joint;
+use super::structured::{Means, Structured};
+use super::template::{Prompt, Values};
+use super::turn::{Answered, Ask, ask};
+use super::work::{Progress, Work};
+use crate::config::{EarlyStopping, HandoffConfig, OnMaxTokens, When};
+use crate::events::Emitter;
+use crate::llm::{HttpPool, ModelAnswer};
+use crate::types::{
+    Error, EventBody, FinishReason, Part, Result, RunResult, Status, ToolCallId, ToolCallRecord, ToolResult,
+    TranscriptError, text_of,
+};
+use parking_lot::Mutex;
+use serde_json::Value;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What the model is told when its answer was cut off and it shall go on.
+const CONTINUE: &str = "Your answer was cut off at its length limit. Continue exactly where it stopped, in the middle of the \
+                        sentence or word if need be. Do not repeat anything and do not comment on it.";
+
+/// What the model is told when it may not call tools any more.
+const FINISH: &str = "You have used up your turns and can call no more tools. Give your final answer now, from what you know, and \
+                      say what is missing.";
+
+pub async fn drive(spec: &RunSpec, emitter: &Emitter, progress: &mut Progress, http: &HttpPool) -> Result<RunResult> {
+    let prompt = prompt_of(spec, &spec.setup)?;
+    if let Some(id) = &spec.session {
+        let lease = spec.store.lease(id).await?;
+        progress.hold(spec, lease);
+    }
+    let mut work = Work {
+        spec,
+        emitter,
+        http,
+        progress,
+        setup: Arc::clone(&spec.setup),
+        system: prompt.system,
+        requests_made: Mutex::default(),
+    };
+    mask_history(&mut work);
+    let mut input = spec.input.clone();
+    work.setup.chain.mask_parts(&mut input);
+    input.extend(prompt.context.map(Part::text));
+    work.transcript_mut().push_user(input).map_err(bug)?;
+    Loop { work, max_iterations: spec.setup.config.max_iterations, repairs: 0, retries: 0, max_tokens: None }
+        .run()
+        .await
+}
+
+struct Loop<'a> {
+    work: Work<'a>,
+    /// The most of any agent that had the word.
+    max_iterations: u32,
+    repairs: u32,
+    retries: u32,
+    /// A larger bound than the agent's, after an answer that was cut off.
+    max_tokens: Option<u32>,
+}
+
+/// What comes after an answer.
+enum Next {
+    Again,
+    Done(Box<RunResult>),
+}
+
+impl Loop<'_> {
+    async fn run(mut self) -> Result<RunResult> {
+        loop {
+            let control = &self.work.spec.control;
+            if control.ends_after_turn().is_some() {
+                return Err(cancelled(control));
+            }
+            self.say(control.take_now(), When::Now)?;
+            let is_last = self.work.progress.iterations >= self.max_iterations;
+            if is_last {
+                match self.work.setup.config.early_stopping_method {
+                    EarlyStopping::Force => return Err(max_iterations_error(self.max_iterations)),
+                    EarlyStopping::Generate => {
+                        self.work.transcript_mut().push_user(vec![Part::text(FINISH)]).map_err(bug)?;
+                    }
+                }
+            }
+            if let Next::Done(result) = self.turn(is_last).await? {
+                return Ok(*result);
+            }
+        }
+    }
+
+    async fn turn(&mut self, is_last: bool) -> Result<Next> {
+        self.work.progress.iterations += 1;
+        self.work.emitter.emit(&EventBody::TurnStarted { turn: self.work.progress.iterations });
+        let spec = self.work.spec;
+        let structured = spec.structured.as_ref().map(|wanted| (wanted, wanted.means(&self.work.setup.profile)));
+        let structured_means = structured.map(|(_, means)| means);
+        let request = Ask { structured, joint: None, without_tools: is_last, max_tokens: self.max_tokens };
+        let Answered { answer, first_seq } = ask(&mut self.work, request).await?;
+        let calls_tools = answer.parts.iter().any(|part| part.as_tool_call().is_some());
+        let answer = match (answer.finish_reason, self.on_max_tokens()) {
+            (FinishReason::MaxTokens, OnMaxTokens::Retry) if self.may_retry(&answer) => {
+                self.retry(&answer, first_seq);
+                return Ok(Next::Again);
+            }
+            (FinishReason::MaxTokens, OnMaxTokens::Continue) if !calls_tools => self.continued(answer).await?,
+            (
+                FinishReason::MaxTokens
+                | FinishReason::Stop
+                | FinishReason::ToolCalls
+                | FinishReason::ContentFilter
+                | FinishReason::Refusal,
+                _,
+            ) => answer,
+        };
+        self.max_tokens = None;
+        let ModelAnswer { parts, finish_reason, model, usage: _ } = answer;
+        let calls_tools = parts.iter().any(|part| part.as_tool_call().is_some());
+        if !parts.is_empty() {
+            self.work.transcript_mut().push_assistant(parts.clone()).map_err(bug)?;
+        }
+        let mut ended = Ended { parts, finish_reason, model, output: None };
+        if calls_tools && is_last {
+            self.refuse_calls(structured_means)?;
+            let has_text = ended.parts.iter().any(|part| part.as_text().is_some_and(|text| !text.trim().is_empty()));
+            if !has_text {
+                return Err(max_iterations_error(self.max_iterations));
+            }
+        } else if calls_tools {
+            let called = run_calls(&mut self.work, structured_means == Some(Means::Tool)).await?;
+            match self.after_calls(called)? {
+                None => return Ok(Next::Again),
+                Some(value) => ended.output = Some(value),
+            }
+        } else if let Some(structured) = &spec.structured {
+            let answered =
+                matches!(ended.finish_reason, FinishReason::Stop | FinishReason::MaxTokens | FinishReason::ToolCalls);
+            match structured.read(&text_of(&ended.parts)) {
+                Ok(value) => ended.output = Some(value),
+                // The provider or the model has declined, and will again.
+                Err(_) if !answered => return Err(declined(ended.finish_reason)),
+                Err(problem) => {
+                    self.count_repair(structured, &problem)?;
+                    self.work
+                        .transcript_mut()
+                        .push_user(vec![Part::text(Structured::feedback(&problem))])
+                        .map_err(bug)?;
+                    return Ok(Next::Again);
+                }
+            }
+        }
+        let control = &spec.control;
+        if !is_last && let Some((messages, when)) = control.take_after_answer() {
+            if control.ends_after_turn().is_some() {
+                return Err(cancelled(control));
+            }
+            self.say(messages, when)?;
+            return Ok(Next::Again);
+        }
+        Ok(Next::Done(Box::new(self.result(ended))))
+    }
+
+    fn on_max_tokens(&self) -> OnMaxTokens {
+        if self.work.spec.generates { OnMaxTokens::Continue } else { self.work.setup.config.on_max_tokens }
+    }
+
+    /// Asking again is of use only with more room, and within bounds.
+    fn may_retry(&self, _: &ModelAnswer) -> bool {
+        self.retries < self.work.setup.config.max_continuations && self.work.progress.iterations < self.max_iterations
+    }
+
+    fn retry(&mut self, answer: &ModelAnswer, first_seq: u64) {
+        self.retries += 1;
+        let most =
+            self.work.setup.profile.max_output_tokens.and_then(|most| u32::try_from(most).ok()).unwrap_or(u32::MAX);
+        let now = self.max_tokens.or(self.work.setup.config.model.max_tokens);
+        self.max_tokens = now.map(|now| now.saturating_mul(2).min(most).max(now));
+        let error = Error::new(Status::Provider, "the answer was cut off at its token limit")
+            .with_code("max_tokens")
+            .with_retryable(true);
+        tracing::info!(model = answer.model, "an answer was cut off and is asked for again");
+        let (attempt, delay_ms) = (self.retries + 1, 0);
+        self.work.emitter.emit(&EventBody::TurnRetried {
+            attempt,
+            delay_ms,
+            discard_from_seq: first_seq,
+            error: &error,
+        });
+    }
+
+    /// Continues an answer that was cut off until it is whole. In the conversation it stands as one answer.
+    async fn continued(&mut self, first: ModelAnswer) -> Result<ModelAnswer> {
+        let mark = self.work.transcript().mark();
+        let mut text = text_of(&first.parts);
+        let mut kept: Vec<Part> = first.parts;
+        let (mut finish_reason, mut model) = (first.finish_reason, first.model);
+        for number in 1..=self.work.setup.config.max_continuations {
+            if text.is_empty() || finish_reason != FinishReason::MaxTokens {
+                break;
+            }
+            self.work.transcript_mut().rewind(mark);
+            self.work.transcript_mut().push_assistant(vec![Part::text(text.clone())]).map_err(bug)?;
+            self.work.transcript_mut().push_user(vec![Part::text(CONTINUE)]).map_err(bug)?;
+            self.work.progress.iterations += 1;
+            self.work.emitter.emit(&EventBody::Continuation { number });
+            let mut joint = Joint::new(&text);
+            let request = Ask { joint: Some(&mut joint), max_tokens: self.max_tokens, ..Ask::default() };
+            let Answered { answer, .. } = match ask(&mut self.work, request).await {
+                Ok(answered) => answered,
+                Err(error) => {
+                    self.work.transcript_mut().rewind(mark);
+                    return Err(error);
+                }
+            };
+            let added = joint.added.len();
+            text.push_str(&joint.added);
+            finish_reason = answer.finish_reason;
+            model = answer.model;
+            // What comes besides text comes after it.
+            kept.retain(|part| part.as_text().is_none());
+            kept.push(Part::text(text.clone()));
+            kept.extend(answer.parts.into_iter().filter(|part| part.as_tool_call().is_some()));
+            if added == 0 {
+                // It has nothing more to say, whatever it calls the reason.
+                break;
+            }
+        }
+        self.work.transcript_mut().rewind(mark);
+        Ok(ModelAnswer { parts: kept, finish_reason, usage: first.usage, model })
+    }
+
+    /// What comes after tool calls: the answer, if one of them was it.
+    fn after_calls(&mut self, called: Called) -> Result<Option<Value>> {
+        if let Some((id, arguments)) = called.answer
+            && let Some(structured) = &self.work.spec.structured
+        {
+            match structured.read(&arguments) {
+                Ok(value) => {
+                    self.answer(&id, ToolResult::ok("The answer was taken."))?;
+                    return Ok(Some(value));
+                }
+                Err(problem) => {
+                    self.answer(&id, ToolResult::error(Structured::feedback(&problem)))?;
+                    self.count_repair(structured, &problem)?;
+                }
+            }
+        }
+        if let Some((handoff, task)) = called.handoff {
+            self.hand_over(&handoff, task)?;
+        }
+        Ok(None)
+    }
+
+    fn count_repair(&mut self, structured: &Structured, problem: &str) -> Result<()> {
+        if self.repairs >= structured.max_repairs {
+            return Err(Structured::failure(problem, self.repairs + 1));
+        }
+        self.repairs += 1;
+        self.work.emitter.emit(&EventBody::OutputRepair { attempt: self.repairs + 1, problem });
+        Ok(())
+    }
+
+    fn hand_over(&mut self, handoff: &HandoffConfig, task: String) -> Result<()> {
+        let setup = self.work.spec.agents.setup(&handoff.agent)?;
+        let prompt = prompt_below(self.work.spec, &setup)?;
+        let carry_context = handoff.carry_context;
+        let (from, to) = (&self.work.setup.config.id, &handoff.agent);
+        self.work.emitter.emit(&EventBody::Handoff { from, to, carry_context });
+        let mut told: Vec<Part> = Vec::new();
+        if !carry_context {
+            // The next agent sees the task and nothing of what was before.
+            told.push(Part::text(task));
+        }
+        told.extend(prompt.context.map(Part::text));
+        if !carry_context {
+            let end = self.work.transcript().end();
+            self.work.transcript_mut().compact(end, Vec::new()).map_err(bug)?;
+            self.work.progress.history += 1;
+        }
+        if !told.is_empty() {
+            self.work.transcript_mut().push_user(told).map_err(bug)?;
+        }
+        self.max_iterations = self.max_iterations.max(setup.config.max_iterations);
+        self.work.setup = setup;
+        self.work.system = prompt.system;
+        mask_history(&mut self.work);
+        Ok(())
+    }
+
+    /// Calls in the answer that was to be the last.
+    fn refuse_calls(&mut self, _: Option<Means>) -> Result<()> {
+        self.work
+            .transcript_mut()
+            .close_open_calls(|_| ToolResult::error("This call was not executed: the run has used up its turns."));
+        Ok(())
+    }
+
+    fn answer(&mut self, id: &ToolCallId, result: ToolResult) -> Result<()> {
+        self.work.transcript_mut().answer(id, result).map_err(bug)
+    }
+
+    fn say(&mut self, messages: VecDeque<Vec<Part>>, when: When) -> Result<()> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        self.work.emitter.emit(&EventBody::Steered { messages: messages.len(), when: when.name() });
+        for mut parts in messages {
+            self.work.setup.chain.mask_parts(&mut parts);
+            self.work.transcript_mut().push_user(parts).map_err(bug)?;
+        }
+        Ok(())
+    }
+
+    fn result(&self, ended: Ended) -> RunResult {
+        let work = &self.work;
+        let tool_calls = work
+            .transcript()
+            .calls_since(work.progress.mark)
+            .map(|(call, result)| ToolCallRecord { call: call.clone(), is_error: result.is_error })
+            .collect();
+        RunResult {
+            text: text_of(&ended.parts),
+            parts: ended.parts,
+            tool_calls,
+            output: ended.output,
+            finish_reason: ended.finish_reason,
+            usage: work.progress.usage,
+            cost_usd: work.progress.cost_is_known.then_some(work.progress.cost),
+            agent: work.setup.config.id.clone(),
+            model: ended.model,
+            iterations: work.progress.iterations,
+            session: work.spec.session.clone(),
+        }
+    }
+}
+
+struct Ended {
+    parts: Vec<Part>,
+    finish_reason: FinishReason,
+    model: String,
+    output: Option<Value>,
+}
+
+/// The system prompt of the run's first agent.
+fn prompt_of(spec: &RunSpec, setup: &Setup) -> Result<Prompt> {
+    match &setup.template {
+        Some(template) if spec.path.is_empty() => template.render(&values(spec, setup)),
+        Some(_) | None => prompt_below(spec, setup),
+    }
+}
+
+/// The system prompt of another agent: it takes the variables that its template knows.
+fn prompt_below(spec: &RunSpec, setup: &Setup) -> Result<Prompt> {
+    match &setup.template {
+        Some(template) => template.render_known(&values(spec, setup)),
+        None => Ok(Prompt { system: setup.config.system_prompt.clone(), context: None }),
+    }
+}
+
+fn values<'s>(spec: &'s RunSpec, setup: &'s Setup) -> Values<'s> {
+    Values {
+        agent_id: &setup.config.id,
+        runtime_id: &spec.runtime_id,
+        available_tools: setup.specs.iter().map(|spec| spec.name.as_str()).collect(),
+        variables: &spec.variables,
+    }
+}
+
+/// What was said before, perhaps under rules that let more pass.
+fn mask_history(work: &mut Work<'_>) {
+    if !work.setup.chain.masks() || work.transcript().is_empty() {
+        return;
+    }
+    let chain = work.setup.chain.clone();
+    let changed = work.transcript_mut().rewrite(&mut |text| match chain.mask(text) {
+        std::borrow::Cow::Borrowed(_) => None,
+        std::borrow::Cow::Owned(masked) => Some(masked),
+    });
+    if changed {
+        work.progress.history += 1;
+    }
+}
+
+fn bug(error: TranscriptError) -> Error {
+    Error::internal(error.to_string())
+}
+
+fn declined(reason: FinishReason) -> Error {
+    let what = match reason {
+        FinishReason::ContentFilter => "the provider filtered the answer",
+        FinishReason::Refusal => "the model declined to answer",
+        FinishReason::Stop | FinishReason::MaxTokens | FinishReason::ToolCalls => "there is no answer",
+    };
+    Error::new(Status::ContentFilter, format!("{what}, so there is no value that fits the schema"))
+        .with_code("declined")
+}
+
+fn max_iterations_error(most: u32) -> Error {
+    Error::new(Status::Limit, format!("the agent made {most} model requests without coming to an end"))
+        .with_code("max_iterations")
+        .with_hint("raise the agent's max_iterations, set early_stopping_method to \"generate\", or see in the events why it goes on")
+}

@@ -1,0 +1,95 @@
+//! Whether a tool call may run: at once, after somebody's word, or not at all.
+
+use super::work::Work;
+use crate::config::{Decision, Otherwise, Permission, is_true};
+use crate::events::Emitter;
+use crate::tools::Registered;
+use crate::types::{Error, EventBody, Result, ToolCall};
+use serde_json::value::to_raw_value;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// What the rules say of a call.
+pub enum Rule {
+    /// It may run.
+    Allow,
+    /// Somebody must be asked; why.
+    Ask(String),
+    /// It may not run; what the model is told.
+    Deny(String),
+}
+
+/// What the rules say of a call of `tool` with this input. An error: a condition that cannot be evaluated.
+pub fn rule(work: &Work<'_>, tool: &Registered, input: &Value) -> Result<Rule> {
+    let name = &tool.config.name;
+    let otherwise = |otherwise: Otherwise, why: &str| match otherwise {
+        Otherwise::Deny => Rule::Deny(format!("The tool {name:?} is not allowed here: {why}. Do without it.")),
+        Otherwise::Confirm => Rule::Ask(why.to_owned()),
+    };
+    Ok(match &tool.config.permission {
+        Permission::Allow => Rule::Allow,
+        Permission::Confirm => Rule::Ask("every call of this tool is asked for".into()),
+        Permission::Deny => Rule::Deny(format!("The tool {name:?} is not allowed here. Do without it.")),
+        Permission::RoleBased { roles, otherwise: other } => {
+            match work.spec.roles.iter().any(|role| roles.contains(role)) {
+                true => Rule::Allow,
+                false => otherwise(*other, "it needs a role that this run does not have"),
+            }
+        }
+        Permission::ConditionBased { condition, otherwise: other } => {
+            let variables = json!({"input": input, "agent": work.setup.config.id, "session": work.spec.session,
+                                   "roles": work.spec.roles, "variables": work.spec.variables});
+            match is_true(&condition.evaluate(&variables, work.spec.eval_limits)?) {
+                true => Rule::Allow,
+                false => otherwise(*other, "its condition does not hold"),
+            }
+        }
+    })
+}
+
+/// Asks for a call and waits for the answer: the input to run it with, or what the model is told.
+pub async fn ask(
+    work: &Work<'_>,
+    call: &ToolCall,
+    tool: &Arc<Registered>,
+    input: Value,
+    why: &str,
+) -> Result<std::result::Result<Value, String>> {
+    let limit = Duration::from_secs_f64(work.setup.config.approval_timeout);
+    let mut ticket = work.spec.approvals.open(&work.spec.run_id, call, Arc::clone(tool), input.clone(), why);
+    let raw = to_raw_value(&input).map_err(|error| Error::internal(error.to_string()))?;
+    let request = EventBody::ApprovalRequest {
+        approval_id: ticket.id(),
+        tool_call_id: &call.id,
+        name: &call.name,
+        input: &raw,
+        reason: why,
+        deadline_ms: super::run::millis(limit),
+    };
+    if !work.emitter.hand_over(work.spec.approvals.callback(), work.spec.desk.inbox(), 0, &request) {
+        return Ok(Err(format!("The call of {:?} needs an approval, and nobody is there to give it.", call.name)));
+    }
+    let decision = timeout(limit, ticket.answer()).await.ok().flatten();
+    tell(work.emitter, ticket.id(), call, decision.as_ref());
+    Ok(match decision {
+        Some(Decision::Approve { .. }) => Ok(input),
+        Some(Decision::Edit { input, .. }) => Ok(input),
+        Some(Decision::Reject { reason, .. }) => {
+            let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+            Err(format!("The call was rejected{reason}. It was not executed."))
+        }
+        None => Err(format!("Nobody approved the call within {} s. It was not executed.", limit.as_secs_f64())),
+    })
+}
+
+fn tell(emitter: &Emitter, approval_id: &str, call: &ToolCall, decision: Option<&Decision>) {
+    emitter.emit(&EventBody::ApprovalResolved {
+        approval_id,
+        tool_call_id: &call.id,
+        decision: decision.map_or("expired", Decision::name),
+        approver: decision.and_then(Decision::approver),
+        reason: decision.and_then(Decision::reason),
+    });
+}

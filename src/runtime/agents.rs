@@ -1,0 +1,193 @@
+//! The registered agents, made ready to run when they are first needed and again when anything they depend on changes.
+
+use super::core::Core;
+use crate::agent::{Agents, Quota, Setup, Template, offers, specs, specs_hash};
+use crate::config::{AgentConfig, ModelConfig, ModelProfile, strict};
+use crate::llm::{Profiles, Provider, RetryPolicy};
+use crate::middleware::Chain;
+use crate::types::{AgentId, Error, Result, Status};
+use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+/// See the module's head.
+#[derive(Default)]
+pub(super) struct AgentTable {
+    agents: RwLock<BTreeMap<AgentId, Arc<Entry>>>,
+    /// Counts the changes of tools, providers and agents.
+    generation: AtomicU64,
+}
+
+/// A registered agent: what lives as long as it is registered.
+struct Entry {
+    config: Arc<AgentConfig>,
+    chain: Chain,
+    retry: Option<Arc<RetryPolicy>>,
+    template: Option<Arc<Template>>,
+    quota: Option<Arc<Quota>>,
+    /// As of a generation.
+    ready: Mutex<Option<(u64, Arc<Setup>)>>,
+}
+
+impl AgentTable {
+    /// Something changed that setups are made of.
+    pub fn changed(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub fn len(&self) -> usize {
+        self.agents.read().len()
+    }
+
+    pub fn list(&self) -> Vec<Arc<AgentConfig>> {
+        self.agents.read().values().map(|entry| Arc::clone(&entry.config)).collect()
+    }
+
+    pub fn get(&self, id: &AgentId) -> Option<Arc<AgentConfig>> {
+        self.agents.read().get(id).map(|entry| Arc::clone(&entry.config))
+    }
+
+    /// Adds an agent. A name that is taken is an error.
+    pub fn add(&self, core: &Core, config: AgentConfig) -> Result<()> {
+        let chain = core.chain.around(&Chain::build(&config.middleware, "agent.middleware")?);
+        let template = config.system_prompt_template.as_ref().map(Template::compile).transpose()?;
+        let entry = Entry {
+            chain,
+            retry: config.retry_policy.as_ref().map(|policy| Arc::new(RetryPolicy::new(policy))),
+            template: template.map(Arc::new),
+            quota: config.resource_quota.map(|quota| Arc::new(Quota::new(quota))),
+            ready: Mutex::default(),
+            config: Arc::new(config),
+        };
+        // What cannot run must not be registered.
+        entry.make(core)?;
+        let id = entry.config.id.clone();
+        let mut agents = self.agents.write();
+        if agents.contains_key(&id) {
+            return Err(Error::new(Status::Exists, format!("an agent {id:?} is already registered"))
+                .with_path("agent.id")
+                .with_hint("unregister it first to replace it"));
+        }
+        agents.insert(id, Arc::new(entry));
+        Ok(())
+    }
+
+    /// Gives an agent other tools. What it shares between its runs (rate limits, quotas) stays.
+    pub fn set_tools(&self, core: &Core, id: &AgentId, tools: Vec<String>) -> Result<()> {
+        let entry = self.agents.read().get(id).cloned().ok_or_else(|| self.missing(id, "params.agent"))?;
+        let config = AgentConfig { tools, ..(*entry.config).clone() };
+        let entry = Entry {
+            config: Arc::new(config),
+            chain: entry.chain.clone(),
+            retry: entry.retry.clone(),
+            template: entry.template.clone(),
+            quota: entry.quota.clone(),
+            ready: Mutex::default(),
+        };
+        entry.make(core)?;
+        self.agents.write().insert(id.clone(), Arc::new(entry));
+        Ok(())
+    }
+
+    pub fn remove(&self, id: &AgentId) -> bool {
+        self.agents.write().remove(id).is_some()
+    }
+
+    /// The agent, ready to run.
+    pub fn setup(&self, core: &Core, id: &AgentId, path: &str) -> Result<Arc<Setup>> {
+        let entry = self.agents.read().get(id).cloned().ok_or_else(|| self.missing(id, path))?;
+        let generation = self.generation.load(Ordering::Acquire);
+        let mut ready = entry.ready.lock();
+        if let Some((of, setup)) = &*ready
+            && *of == generation
+        {
+            return Ok(Arc::clone(setup));
+        }
+        let setup = Arc::new(entry.make(core)?);
+        *ready = Some((generation, Arc::clone(&setup)));
+        Ok(setup)
+    }
+
+    pub fn missing(&self, id: &AgentId, path: &str) -> Error {
+        let error = Error::new(Status::NotFound, format!("no agent {id:?} is registered")).with_path(path);
+        match strict::nearest(id.as_str(), self.agents.read().keys().map(AgentId::as_str)) {
+            Some(near) => error.with_hint(format!("did you mean {near:?}?")),
+            None => error.with_hint("register it first by par_register_agent"),
+        }
+    }
+}
+
+impl Entry {
+    fn make(&self, core: &Core) -> Result<Setup> {
+        let config = &self.config;
+        let provider = core.provider(&config.model.provider, "agent.model.provider")?;
+        let offers = offers(config, core.tools.resolve(&config.tools, "agent.tools")?)?;
+        let specs = specs(&offers)?;
+        Ok(Setup {
+            profile: core.profile(&config.model, &*provider),
+            provider,
+            specs_hash: specs_hash(&specs),
+            offers,
+            specs,
+            chain: self.chain.clone(),
+            retry: self.retry.clone(),
+            template: self.template.clone(),
+            parallel: config.parallel_tool_execution.unwrap_or(core.config.parallel_tool_execution),
+            quota: self.quota.clone(),
+            config: Arc::clone(config),
+        })
+    }
+}
+
+impl Core {
+    pub fn provider(&self, name: &str, path: &str) -> Result<Arc<dyn Provider>> {
+        let providers = self.providers.read();
+        providers.get(name).cloned().ok_or_else(|| {
+            let error = Error::new(Status::NotFound, format!("no provider {name:?} is configured")).with_path(path);
+            match strict::nearest(name, providers.keys().map(String::as_str)) {
+                Some(near) => error.with_hint(format!("did you mean {near:?}?")),
+                None => error.with_hint(format!(
+                    "add it to llm_providers, or set its key in the environment (OPENAI_API_KEY); configured: {}",
+                    providers.keys().cloned().collect::<Vec<_>>().join(", ")
+                )),
+            }
+        })
+    }
+
+    /// What a model can do: as the host says, else as the provider says, else as the built-in table says.
+    pub fn profile(&self, model: &ModelConfig, provider: &dyn Provider) -> ModelProfile {
+        let full = format!("{}/{}", model.provider, model.model_name);
+        let matches = |pattern: &str, name: &str| match pattern.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => pattern == name,
+        };
+        let own = self
+            .config
+            .models
+            .iter()
+            .filter(|(pattern, _)| matches(pattern, &full) || matches(pattern, &model.model_name))
+            // The longest says most; a whole name says more than a beginning.
+            .max_by_key(|(pattern, _)| (pattern.len(), !pattern.ends_with('*')))
+            .map(|(_, profile)| profile.clone())
+            .unwrap_or_default();
+        own.or(provider.profile(&model.model_name)).or(Profiles::builtin().lookup(&model.model_name))
+    }
+}
+
+/// The agents of a runtime, for runs that hand over or use others. Does not keep the runtime alive.
+pub(super) struct Directory(pub Weak<Core>);
+
+impl Agents for Directory {
+    fn setup(&self, id: &AgentId) -> Result<Arc<Setup>> {
+        let core = self.0.upgrade().ok_or_else(super::close::closed)?;
+        core.agents.setup(&core, id, "agent")
+    }
+
+    fn model(&self, model: &ModelConfig) -> Result<(Arc<dyn Provider>, ModelProfile)> {
+        let core = self.0.upgrade().ok_or_else(super::close::closed)?;
+        let provider = core.provider(&model.provider, "agent.context_strategy.summary_model.provider")?;
+        let profile = core.profile(model, &*provider);
+        Ok((provider, profile))
+    }
+}
