@@ -39,6 +39,7 @@ class Scenario:
     variants: tuple[str, ...] = ("",)  # of libpar: all are tried beforehand, and the one with the least `cost` stays
     cost: str = ""
     clients: tuple[str, ...] = CLIENTS
+    both_cores: bool = False  # whether it needs no server, and so may have its core
     python: bool = False  # whether python/bench.py plays it; else C and Rust do
     key: str = ""
 
@@ -63,6 +64,8 @@ SCENARIOS = {
     "spaced": Scenario(1, 100, quick=(1, 50)),
     "crowd": Scenario(1000, 80, quick=(1000, 40), variants=("inbox", "fd"), cost="cpu_percent"),
     "idle": Scenario(1000, 2500, quick=(1000, 1500)),
+    "turns": Scenario(400, 40, quick=(100, 40), clients=("libpar",)),
+    "loops": Scenario(20000, quick=(4000, 0), clients=("libpar",), variants=("inbox", "turn"), cost="us", both_cores=True),
     "startup": Scenario(1, 1, clients=("libpar",)),
     "python-invoke": Scenario(3000, quick=(1000, 0), play="invoke", python=True, clients=PYTHON_CLIENTS),
     "python-invoke-thread": Scenario(3000, quick=(1000, 0), play="invoke-thread", python=True, clients=PYTHON_CLIENTS),
@@ -123,6 +126,9 @@ ROWS = [
     Row("1,000 streams, added p99 µs", "crowd", "added_p99_us"),
     Row("1,000 streams, KB each", "crowd", "kb_per_stream", limit=30),
     Row("1,000 idle streams, CPU ms per s", "idle", "idle_cpu_ms_per_second", limit=1),
+    Row("one turn of the loop alone, µs", "turns", "us_per_turn", limit=60),
+    Row("3 x 3 host tools without network, loops/s", "loops", "per_second", limit=5000, at_least=True),
+    Row("the same, bytes a run leaves behind", "loops", "bytes_kept_per_run", limit=64),
     Row("create, mock invoke, close, ms", "startup", "ms", limit=8),
     Row("libpar.so stripped, MB", "size", "mb", limit=12),
     Row("Python: one invoke, CPU µs", "python-invoke", "cpu_us", times=1.125),
@@ -202,7 +208,8 @@ class Bench:
         """What one client prints for one scenario: numbers by key, or nothing when it fails."""
         command = self.command(client, scenario, **how)
         try:
-            pinned = {"timeout": TIME_LIMIT, "preexec_fn": pin(self.client_core), "env": self.env}
+            place = None if scenario.both_cores else pin(self.client_core)
+            pinned = {"timeout": TIME_LIMIT, "preexec_fn": place, "env": self.env}
             done = run(command, capture_output=True, text=True, **pinned)
             return json.loads(done.stdout)
         except (subprocess.SubprocessError, json.JSONDecodeError) as failure:

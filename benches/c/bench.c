@@ -185,6 +185,28 @@ static void set_up(int port, int sse, const char *model, int with_tool) {
     TRY(par_register_agent(rt, text, PAR_NTS, &err));
 }
 
+/* The agent on the scripted provider, so that nothing but the loop itself is measured. */
+static void set_up_scripted(const char *turns, const char *runtime_keys, const char *agent_keys, size_t tools) {
+    size_t room = strlen(turns) + 4096;
+    char *text = malloc(room), names[1024] = "";
+    snprintf(text, room, "{\"threads\":2,\"persistence\":\"noop\",\"llm_providers\":{\"bench\":{\"type\":\"mock\",\"turns\":[%s]}}%s}", turns,
+             runtime_keys);
+    TRY(par_runtime_create(PAR_ABI_VERSION, text, PAR_NTS, &rt, &err));
+    TRY(par_register_tool(rt, TOOL, PAR_NTS, &err));
+    for (size_t i = 1; i < tools; i++) {
+        snprintf(text, room,
+                 "{\"name\":\"tool_%zu\",\"description\":\"Does what tools do, the %zuth way.\",\"input_schema\":{\"type\":\"object\","
+                 "\"properties\":{\"query\":{\"type\":\"string\"},\"limit\":{\"type\":\"integer\"}}}}", i, i);
+        TRY(par_register_tool(rt, text, PAR_NTS, &err));
+        snprintf(names + strlen(names), sizeof names - strlen(names), ",\"tool_%zu\"", i);
+    }
+    snprintf(text, room,
+             "{\"id\":\"bench\",\"system_prompt\":\"You are a benchmark.\",\"model\":\"bench/any\",\"max_iterations\":1000,"
+             "\"loop_guard\":{\"max_repeats\":0},\"tools\":[\"add\"%s%s]%s}", tools > 1 ? ",\"read_blob\"" : "", names, agent_keys);
+    TRY(par_register_agent(rt, text, PAR_NTS, &err));
+    free(text);
+}
+
 static void tear_down(void) {
     TRY(par_runtime_close(rt, 5000, &err));
     par_runtime_free(rt);
@@ -401,6 +423,56 @@ static void spaced(size_t count, size_t size) {
     printf("{\"added_p50_us\":%f,\"added_p99_us\":%f,\"tokens\":%zu}\n", added_percentile(.5), added_percentile(.99), added_seen);
 }
 
+/* ---- the loop alone */
+
+#define NO_BLOB "{\"tool_calls\":[{\"name\":\"read_blob\",\"input\":{\"handle\":\"none\"}}]},"
+#define MIDDLEWARE ",\"middleware\":[{\"type\":\"pii_mask\"},{\"type\":\"sanitize_tool_output\"},{\"type\":\"validation\"}]"
+
+/* Microseconds of one run of so many turns, each with a call of a tool inside the library. */
+static double run_of_turns(size_t count, size_t turns) {
+    char *script = calloc(turns + 1, sizeof NO_BLOB + 16);
+    struct seen seen = {0};
+    for (size_t i = 1; i < turns; i++) strcat(script, NO_BLOB);
+    strcat(script, "{\"text\":\"done\"}");
+    set_up_scripted(script, MIDDLEWARE, "", 19);
+    TRY(par_on_tool(rt, on_tool, (uintptr_t)&seen, NULL, &err));
+    for (size_t i = 0; i < count / 10 + 1; i++) invoke(&seen);
+    start_watch();
+    for (size_t i = 0; i < count; i++) invoke(&seen);
+    double each = wall_us() / (double)count;
+    if (seen.completed != count + count / 10 + 1) die("not all completed", PAR_ERR_INTERNAL, NULL);
+    tear_down();
+    free(script);
+    return each;
+}
+
+static void turns(size_t count, size_t size) {
+    double one = run_of_turns(count * 4, 1), many = run_of_turns(count, size);
+    printf("{\"us_per_turn\":%f,\"us_per_run\":%f}\n", (many - one) / (double)(size - 1), one);
+}
+
+#define THREE_CALLS                                                                                                        \
+    "{\"tool_calls\":[{\"name\":\"add\",\"input\":{\"a\":1,\"b\":2}},{\"name\":\"add\",\"input\":{\"a\":3,\"b\":4}},"                    \
+    "{\"name\":\"add\",\"input\":{\"a\":5,\"b\":6}}]},"
+
+/* Loops of three rounds of three host tools; and what so many of them leave in memory. */
+static void loops(size_t count) {
+    struct seen seen = {0};
+    only_results = 1;
+    set_up_scripted(THREE_CALLS THREE_CALLS THREE_CALLS "{\"text\":\"done\"}", "", "", 1);
+    void (*rush)(struct seen *, size_t) = strcmp(variant, "turn") ? rush_by_inbox : rush_in_turn;
+    rush(&seen, 2000);
+    memset(&seen, 0, sizeof seen);
+    double before = memory_kb("VmRSS");
+    start_watch();
+    rush(&seen, count);
+    if (seen.completed != count || seen.calls != count * 9) die("not all completed", PAR_ERR_INTERNAL, NULL);
+    double wall = wall_us();
+    printf("{\"us\":%f,\"per_second\":%f,\"bytes_kept_per_run\":%f}\n", wall / (double)count, (double)count * 1e6 / wall,
+           (memory_kb("VmRSS") - before) * 1024 / (double)count);
+    tear_down();
+}
+
 static void startup(void) {
     struct seen seen = {0};
     start_watch();
@@ -424,6 +496,11 @@ int main(int argc, char **argv) {
     variant = argc > 5 ? argv[5] : "";
     if (!strcmp(name, "startup")) {
         startup();
+        return 0;
+    }
+    if (!strcmp(name, "turns") || !strcmp(name, "loops")) {
+        if (!strcmp(name, "turns")) turns(count, size);
+        else loops(count);
         return 0;
     }
     if (!strcmp(name, "tools")) strcpy(model, "tools-3x3");
