@@ -2,10 +2,9 @@
 
 use super::calls::{Called, run_calls};
 use super::run::{RunSpec, cancelled};
-use super::setup::Setup;
 use super::sink::Joint;
 use super::structured::{Means, Structured};
-use super::template::{Prompt, Values};
+use super::template::Prompt;
 use super::turn::{Answered, Ask, ask};
 use super::work::{Progress, Work};
 use crate::config::{EarlyStopping, HandoffConfig, OnMaxTokens, When};
@@ -29,7 +28,6 @@ const FINISH: &str = "You have used up your turns and can call no more tools. Gi
                       say what is missing.";
 
 pub async fn drive(spec: &RunSpec, emitter: &Emitter, progress: &mut Progress, http: &HttpPool) -> Result<RunResult> {
-    let prompt = prompt_of(spec, &spec.setup)?;
     if let Some(id) = &spec.session {
         let lease = spec.store.lease(id).await?;
         progress.hold(spec, lease);
@@ -40,13 +38,13 @@ pub async fn drive(spec: &RunSpec, emitter: &Emitter, progress: &mut Progress, h
         http,
         progress,
         setup: Arc::clone(&spec.setup),
-        system: prompt.system,
+        system: spec.prompt.system.clone(),
         requests_made: Mutex::default(),
     };
     mask_history(&mut work);
     let mut input = spec.input.clone();
     work.setup.chain.mask_parts(&mut input);
-    input.extend(prompt.context.map(Part::text));
+    input.extend(spec.prompt.context.clone().map(Part::text));
     work.transcript_mut().push_user(input).map_err(bug)?;
     Loop { work, max_iterations: spec.setup.config.max_iterations, repairs: 0, retries: 0, max_tokens: None }
         .run()
@@ -265,7 +263,8 @@ impl Loop<'_> {
 
     fn hand_over(&mut self, handoff: &HandoffConfig, task: String) -> Result<()> {
         let setup = self.work.spec.agents.setup(&handoff.agent)?;
-        let prompt = prompt_below(self.work.spec, &setup)?;
+        let spec = self.work.spec;
+        let prompt = Prompt::of_call(&setup, &spec.runtime_id, &spec.variables)?;
         let carry_context = handoff.carry_context;
         let (from, to) = (&self.work.setup.config.id, &handoff.agent);
         self.work.emitter.emit(&EventBody::Handoff { from, to, carry_context });
@@ -342,31 +341,6 @@ struct Ended {
     finish_reason: FinishReason,
     model: String,
     output: Option<Value>,
-}
-
-/// The system prompt of the run's first agent.
-fn prompt_of(spec: &RunSpec, setup: &Setup) -> Result<Prompt> {
-    match &setup.template {
-        Some(template) if spec.path.is_empty() => template.render(&values(spec, setup)),
-        Some(_) | None => prompt_below(spec, setup),
-    }
-}
-
-/// The system prompt of another agent: it takes the variables that its template knows.
-fn prompt_below(spec: &RunSpec, setup: &Setup) -> Result<Prompt> {
-    match &setup.template {
-        Some(template) => template.render_known(&values(spec, setup)),
-        None => Ok(Prompt { system: setup.config.system_prompt.clone(), context: None }),
-    }
-}
-
-fn values<'s>(spec: &'s RunSpec, setup: &'s Setup) -> Values<'s> {
-    Values {
-        agent_id: &setup.config.id,
-        runtime_id: &spec.runtime_id,
-        available_tools: setup.specs.iter().map(|spec| spec.name.as_str()).collect(),
-        variables: &spec.variables,
-    }
 }
 
 /// What was said before, perhaps under rules that let more pass.

@@ -41,4 +41,4 @@ pub(crate) use run::panic_error;
 pub use run::{Outcome, RunFailure, RunSpec, execute, execute_below};
 pub use setup::{Agents, Offer, Quota, Setup, offers, specs, specs_hash};
 pub use structured::Structured;
-pub use template::Template;
+pub use template::{Prompt, Template};

@@ -5,6 +5,7 @@ use super::control::Control;
 use super::drive::drive;
 use super::setup::{Agents, Quota, Setup};
 use super::structured::Structured;
+use super::template::Prompt;
 use super::work::{Conversation, Progress};
 use crate::approval::ApprovalDesk;
 use crate::config::{Budget, EvalLimits, Limits, UnknownPrice};
@@ -37,6 +38,8 @@ pub struct RunSpec {
     pub setup: Arc<Setup>,
     /// The agents it may hand over to, or use.
     pub agents: Arc<dyn Agents>,
+    /// What the agent is told before.
+    pub prompt: Prompt,
     /// What the user says.
     pub input: Vec<Part>,
     /// Values of the system prompt's variables.

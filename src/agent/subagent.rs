@@ -4,6 +4,7 @@
 use super::budget::{Ledger, Spent};
 use super::control::Control;
 use super::run::{Outcome, RunSpec, execute_below};
+use super::template::Prompt;
 use super::work::Work;
 use crate::config::SubAgentConfig;
 use crate::types::{Envelope, Error, EventBody, Part, PicoUsd, RunId, Status, ToolCall, ToolResult, Usage};
@@ -85,6 +86,7 @@ fn below(work: &Work<'_>, sub_agent: &SubAgentConfig, task: &str) -> crate::type
         run_id: RunId::generate(),
         tag: spec.tag.clone(),
         path,
+        prompt: Prompt::of_call(&setup, &spec.runtime_id, &spec.variables)?,
         setup,
         input: vec![Part::text(task)],
         session: None,

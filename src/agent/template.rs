@@ -4,6 +4,7 @@
 //! middle of a run. Rendering gives two texts: what stays the same from run to run, which is the system prompt, and the
 //! lines with the time in them, which are told with the user's message.
 
+use super::setup::Setup;
 use crate::config::{TemplateConfig, strict};
 use crate::types::{AgentId, Error, Result, Status};
 use serde_json::{Map, Value};
@@ -50,6 +51,35 @@ pub struct Prompt {
     pub context: Option<String>,
 }
 
+impl Prompt {
+    /// What the agent of a request is told: every variable must be known to it.
+    pub fn of_request(setup: &Setup, runtime_id: &str, variables: &Map<String, Value>, path: &str) -> Result<Self> {
+        match &setup.template {
+            Some(template) => template.render(&Values::of(setup, runtime_id, variables), path),
+            None => Ok(Self::plain(setup)),
+        }
+    }
+
+    /// What an agent is told that another one called: it takes the variables that it knows.
+    pub fn of_call(setup: &Setup, runtime_id: &str, variables: &Map<String, Value>) -> Result<Self> {
+        match &setup.template {
+            Some(template) => template.render_known(&Values::of(setup, runtime_id, variables), "request.variables"),
+            None => Ok(Self::plain(setup)),
+        }
+    }
+
+    fn plain(setup: &Setup) -> Self {
+        Self { system: setup.config.system_prompt.clone(), context: None }
+    }
+}
+
+impl<'a> Values<'a> {
+    fn of(setup: &'a Setup, runtime_id: &'a str, variables: &'a Map<String, Value>) -> Self {
+        let available_tools = setup.specs.iter().map(|spec| spec.name.as_str()).collect();
+        Self { agent_id: &setup.config.id, runtime_id, available_tools, variables }
+    }
+}
+
 impl Template {
     /// Compiles a template.
     pub fn compile(config: &TemplateConfig) -> Result<Self> {
@@ -80,27 +110,27 @@ impl Template {
         Ok(Self { lines, declared, required })
     }
 
-    /// Renders it. A required variable that is missing, or one that the template does not know, is an error.
-    pub fn render(&self, values: &Values<'_>) -> Result<Prompt> {
+    /// Renders it. A required variable that is missing, or one that the template does not know, is an error; `path` is
+    /// where the variables were given.
+    pub fn render(&self, values: &Values<'_>, path: &str) -> Result<Prompt> {
         for name in values.variables.keys() {
             if !self.declared.contains(name) {
-                let error =
-                    Error::schema(format!("request.variables.{name}"), "the agent's template has no such variable");
+                let error = Error::schema(format!("{path}.{name}"), "the agent's template has no such variable");
                 return Err(match strict::nearest(name, self.declared.iter().map(String::as_str)) {
                     Some(near) => error.with_hint(format!("did you mean {near:?}?")),
                     None => error.with_hint("declare it in the template's \"variables\""),
                 });
             }
         }
-        self.render_known(values)
+        self.render_known(values, path)
     }
 
     /// As [`Template::render`], but variables that the template does not know are left aside: they were given for another
     /// agent.
-    pub fn render_known(&self, values: &Values<'_>) -> Result<Prompt> {
+    pub fn render_known(&self, values: &Values<'_>, path: &str) -> Result<Prompt> {
         if let Some(missing) = self.required.iter().find(|name| !values.variables.contains_key(*name)) {
             return Err(Error::new(Status::Schema, format!("the agent's template requires the variable {missing:?}"))
-                .with_path(format!("request.variables.{missing}"))
+                .with_path(format!("{path}.{missing}"))
                 .with_code("missing_variable")
                 .with_hint("give it in the request's \"variables\""));
         }
@@ -203,12 +233,15 @@ mod tests {
     }
 
     fn render(template: &Template, variables: Value) -> Result<Prompt> {
-        template.render(&Values {
-            agent_id: &"support".into(),
-            runtime_id: "r1",
-            available_tools: vec!["add"],
-            variables: variables.as_object().unwrap(),
-        })
+        template.render(
+            &Values {
+                agent_id: &"support".into(),
+                runtime_id: "r1",
+                available_tools: vec!["add"],
+                variables: variables.as_object().unwrap(),
+            },
+            "request.variables",
+        )
     }
 
     #[test]

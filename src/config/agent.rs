@@ -2,6 +2,7 @@
 
 use super::{
     Budget, ContextStrategy, MiddlewareConfig, QuotaConfig, RetryPolicyConfig, TemplateConfig, check_name, strict,
+    tool::check_tool_name,
 };
 use crate::types::{AgentId, Error, Result};
 use schemars::JsonSchema;
@@ -274,6 +275,11 @@ impl AgentConfig {
         }
         if agent.context_window_override == Some(0) {
             return Err(Error::schema("agent.context_window_override", "a window has at least 1 token"));
+        }
+        for (index, sub_agent) in agent.sub_agents.iter().enumerate() {
+            if let Some(name) = &sub_agent.name {
+                check_tool_name(name, &format!("agent.sub_agents[{index}].name"))?;
+            }
         }
         agent.context_strategy.check("agent.context_strategy")?;
         if let ContextStrategy::Summarize { summary_model: Some(model), .. } = &agent.context_strategy {

@@ -140,39 +140,46 @@ impl ToolConfig {
     /// Reads and checks a tool that is part of something larger, at `path`.
     pub fn from_value(value: &Value, path: &str) -> Result<Self> {
         let mut tool: Self = strict::read(value, path)?;
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-        if tool.name.is_empty() || tool.name.len() > 64 || !tool.name.chars().all(legal) {
-            return Err(Error::schema("tool.name", format!("{:?} cannot be the name of a tool", tool.name))
-                .with_hint("use 1 to 64 letters, digits, '_' or '-': what every provider accepts"));
-        }
+        let at = |key: &str| format!("{path}.{key}");
+        check_tool_name(&tool.name, &at("name"))?;
         if !(tool.timeout > 0.0 && tool.timeout <= 86_400.0) {
-            return Err(Error::schema("tool.timeout", "a number of seconds above 0, at most 86400, is needed"));
+            return Err(Error::schema(at("timeout"), "a number of seconds above 0, at most 86400, is needed"));
         }
         if tool.concurrency_limit == Some(0) {
-            return Err(Error::schema("tool.concurrency_limit", "at least 1 call at a time is needed"));
+            return Err(Error::schema(at("concurrency_limit"), "at least 1 call at a time is needed"));
         }
         if tool.max_output_bytes.is_some_and(|bytes| bytes < 256) {
-            return Err(Error::schema("tool.max_output_bytes", "at least 256 bytes are needed to show anything"));
+            return Err(Error::schema(at("max_output_bytes"), "at least 256 bytes are needed to show anything"));
         }
         match &tool.permission {
             Permission::RoleBased { roles, .. } if roles.is_empty() => {
-                return Err(Error::schema("tool.permission.roles", "a rule without roles allows nobody")
+                return Err(Error::schema(at("permission.roles"), "a rule without roles allows nobody")
                     .with_hint("name a role, or use \"deny\""));
             }
             Permission::ConditionBased { condition, .. } => {
-                condition.check("tool.permission.condition", EvalLimits::default())?;
+                condition.check(&at("permission.condition"), EvalLimits::default())?;
             }
             Permission::RoleBased { .. } | Permission::Allow | Permission::Confirm | Permission::Deny => {}
         }
-        normalize_input_schema(&mut tool.input_schema)?;
+        normalize_input_schema(&mut tool.input_schema, &at("input_schema"))?;
         Ok(tool)
     }
 }
 
+/// What every provider accepts as the name of a tool.
+pub(super) fn check_tool_name(name: &str, path: &str) -> Result<()> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
+        return Err(Error::schema(path, format!("{name:?} cannot be the name of a tool"))
+            .with_hint("use 1 to 64 letters, digits, '_' or '-': what every provider accepts"));
+    }
+    Ok(())
+}
+
 /// Providers want an object schema that says so.
-fn normalize_input_schema(schema: &mut Value) -> Result<()> {
+fn normalize_input_schema(schema: &mut Value, path: &str) -> Result<()> {
     let wrong = |message: &str| {
-        Err(Error::schema("tool.input_schema", message)
+        Err(Error::schema(path, message)
             .with_hint(r#"arguments are named: {"type":"object","properties":{…},"required":[…]}"#))
     };
     let Value::Object(object) = schema else {

@@ -285,6 +285,36 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
     }
 }
 
+/// Anything, passed over. What a derived reader does not know it passes over too, but allocates to remember nested arrays.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Skipped;
+
+impl<'de> Deserialize<'de> for Skipped {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SkippedVisitor;
+        impl<'de> Visitor<'de> for SkippedVisitor {
+            type Value = Skipped;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Skipped, A::Error> {
+                while seq.next_element::<Skipped>()?.is_some() {}
+                Ok(Skipped)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Skipped, A::Error> {
+                while map.next_entry::<IgnoredAny, Skipped>()?.is_some() {}
+                Ok(Skipped)
+            }
+
+            else_default!(Skipped; unit scalar str);
+        }
+        deserializer.deserialize_any(SkippedVisitor)
+    }
+}
+
 /// An object as its fields, in the order and the very bytes they came in.
 #[derive(Clone, Debug, Default)]
 pub struct Fields<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
@@ -304,6 +334,13 @@ impl<'a> Fields<'a> {
     #[must_use]
     pub fn without(mut self, names: &[&str]) -> Self {
         self.0.retain(|(key, value)| !names.contains(&&**key) && !matches!(value.get(), "null" | "\"\"" | "[]"));
+        self
+    }
+
+    /// With these fields only.
+    #[must_use]
+    pub fn only(mut self, names: &[&str]) -> Self {
+        self.0.retain(|(key, _)| names.contains(&&**key));
         self
     }
 

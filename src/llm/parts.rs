@@ -39,7 +39,6 @@ enum Kind {
     /// Only the provider understands it; its text is JSON.
     Opaque,
     Whole(Part),
-    Dropped,
 }
 
 impl<'a> Parts<'a> {
@@ -96,7 +95,7 @@ impl<'a> Parts<'a> {
             Kind::Text => sink.text(piece),
             Kind::Reasoning => sink.reasoning(piece),
             Kind::Call { id, name } if !name.is_empty() => sink.tool_call_delta(id, piece),
-            Kind::Call { .. } | Kind::Opaque | Kind::Whole(_) | Kind::Dropped => {}
+            Kind::Call { .. } | Kind::Opaque | Kind::Whole(_) => {}
         }
     }
 
@@ -109,6 +108,12 @@ impl<'a> Parts<'a> {
             None => {
                 old.text.clear();
                 old.text.push_str(whole);
+                if matches!(old.kind, Kind::Text | Kind::Call { .. }) {
+                    sink.warning(
+                        "stream_differs",
+                        "the provider's last word differs from what it streamed, and counts",
+                    );
+                }
             }
         }
     }
@@ -125,11 +130,10 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// Takes a block out; the others keep their places.
-    pub fn drop_block(&mut self, block: BlockId) {
-        if let Some(block) = self.blocks.get_mut(block.0) {
-            block.kind = Kind::Dropped;
-        }
+    /// Puts the blocks into this order; those not named are dropped. No block is to be touched any more.
+    pub fn arrange(&mut self, order: impl IntoIterator<Item = BlockId>) {
+        let mut blocks: Vec<_> = std::mem::take(&mut self.blocks).into_iter().map(Some).collect();
+        self.blocks = order.into_iter().filter_map(|id| blocks.get_mut(id.0)?.take()).collect();
     }
 
     /// Forgets everything: the server began its answer anew.
@@ -149,7 +153,7 @@ impl<'a> Parts<'a> {
         self.blocks.iter().any(|block| match &block.kind {
             Kind::Text => !block.text.is_empty(),
             Kind::Call { .. } | Kind::Opaque | Kind::Whole(_) => true,
-            Kind::Reasoning | Kind::Dropped => false,
+            Kind::Reasoning => false,
         })
     }
 
@@ -185,7 +189,6 @@ impl<'a> Parts<'a> {
             let opaque = data.map(|data| Box::new(Opaque { family: family.to_owned(), data }));
             let says_nothing = text.is_empty() && opaque.is_none();
             match kind {
-                Kind::Dropped => {}
                 Kind::Text | Kind::Reasoning if says_nothing => {}
                 Kind::Text => parts.push(Part::Text { text, opaque }),
                 Kind::Reasoning => parts.push(Part::Reasoning { text, opaque }),

@@ -313,6 +313,7 @@ impl Core {
             })?;
             tools.remove(at);
         }
+        self.tools.resolve(&add_tools, "params.add_tools")?;
         for (index, name) in add_tools.into_iter().enumerate() {
             if tools.contains(&name) {
                 return Err(Error::new(Status::Exists, format!("the agent {id:?} has the tool {name:?} already"))

@@ -4,7 +4,7 @@ use super::close::closed;
 use super::core::{Core, Runtime};
 use super::runs::LiveRun;
 use super::stream::{Answer, Ended, Outcome, Stream, lost_answer, result_json};
-use crate::agent::{self, Control, Ledger, Offer, RunSpec, Setup, Spent, Structured, execute};
+use crate::agent::{self, Control, Ledger, Offer, Prompt, RunSpec, Setup, Spent, Structured, execute};
 use crate::config::{Mode, Notify, RunRequest};
 use crate::events::{Batched, Bounds, Emitter, Queue, Wishes, flush_soon};
 use crate::runtime::CallbackSlot;
@@ -24,6 +24,8 @@ pub(super) struct Prepared {
     pub run_id: RunId,
     tag: Option<Box<RawValue>>,
     setup: Arc<Setup>,
+    prompt: Prompt,
+    variables: Map<String, Value>,
     structured: Option<Structured>,
     pub control: Arc<Control>,
     live: LiveRun,
@@ -128,6 +130,11 @@ impl Core {
                 "the agent has no system_prompt_template that could use them",
             ));
         }
+        let variables = match request.variables.take() {
+            Some(Value::Object(variables)) => variables,
+            Some(_) | None => Map::new(),
+        };
+        let prompt = Prompt::of_request(&setup, &self.id, &variables, &format!("{path}.variables"))?;
         let run_id = request.run_id.take().unwrap_or_else(RunId::generate);
         let tag = request
             .tag
@@ -141,7 +148,7 @@ impl Core {
         if !self.closing.is_open() {
             return Err(closed());
         }
-        Ok(Prepared { request, run_id, tag, setup, structured, control, live })
+        Ok(Prepared { request, run_id, tag, setup, prompt, variables, structured, control, live })
     }
 
     /// A run without a stream that may call the host needs a way to it; better said now than in the middle.
@@ -182,7 +189,7 @@ impl Core {
 
 impl Prepared {
     pub(super) fn into_spec(self, core: &Arc<Core>, timeout: Option<Duration>) -> (RunSpec, LiveRun, Wishes) {
-        let Self { request, run_id, tag, setup, structured, control, live } = self;
+        let Self { request, run_id, tag, setup, prompt, variables, structured, control, live } = self;
         let now = Instant::now();
         let asked = request.timeout_ms.map(Duration::from_millis);
         let limit = match (asked, timeout) {
@@ -194,10 +201,6 @@ impl Prepared {
             events: request.events,
             max_depth: request.max_event_depth.unwrap_or(u32::MAX),
             max_held: core.limits().stream_queue_bytes,
-        };
-        let variables = match request.variables {
-            Some(Value::Object(variables)) => variables,
-            Some(_) | None => Map::new(),
         };
         let quota = setup.config.resource_quota.or(core.config.default_quota);
         let own_budget = request.budget.or(setup.config.budget).or(core.config.run_budget);
@@ -214,6 +217,7 @@ impl Prepared {
             tag,
             path: Vec::new(),
             setup,
+            prompt,
             agents: Arc::clone(&core.directory),
             input: request.input.0,
             variables: Arc::new(variables),

@@ -477,3 +477,100 @@ def test_info_and_describe():
         assert "sessions.get" in rt.call("describe")["methods"]
     assert rt.info()["state"] == "closed"
     assert par.__version__ == _lib.lib.par_version().decode()
+
+
+# ---- approvals, hooks, sub-agents, structured output
+
+
+def deleting(**keys):
+    rt = scripted({"tool_calls": [{"name": "delete", "input": {"path": "/tmp/x"}}]}, {"text": "ok"}, **keys)
+    deleted = []
+
+    @rt.tool(permission="confirm", timeout=5)
+    def delete(path: str):
+        deleted.append(path)
+
+    rt.register_agent("janitor", model="mock/m", tools=[delete])
+    return rt, deleted
+
+
+@pytest.mark.parametrize("decision, expected", [
+    (True, ["/tmp/x"]), (False, []), ({"type": "edit", "input": {"path": "/tmp/y"}}, ["/tmp/y"]),
+])
+def test_an_approver_decides(decision, expected):
+    rt, deleted = deleting()
+    asked = []
+
+    @rt.approver
+    def decide(request: par.ApprovalRequest):
+        asked.append((request.name, request.input))
+        return decision
+
+    with rt:
+        assert rt.invoke("janitor", "clean up").text == "ok"
+    assert (asked, deleted) == ([("delete", {"path": "/tmp/x"})], expected)
+
+
+def test_without_an_approver_the_stream_shows_the_request():
+    rt, deleted = deleting()
+    with rt, rt.invoke_stream("janitor", "clean up") as stream:
+        for event in stream:
+            if isinstance(event, par.ApprovalRequest):
+                rt.resolve_approval(event.approval_id, "approve")
+    assert deleted == ["/tmp/x"]
+
+
+def test_a_failing_approver_rejects():
+    rt, deleted = deleting()
+
+    @rt.approver
+    def decide(_):
+        raise ValueError("broken")
+
+    with rt:
+        results = [event.content for event in rt.invoke_stream("janitor", "go") if isinstance(event, par.ToolResult)]
+    assert deleted == [] and "ValueError: broken" in results[0]
+
+
+def test_a_hook_changes_what_passes():
+    turns = [{"expect": {"system_contains": "Be brief."}, "text": "first"}]
+    rt = scripted(*turns, middleware=[{"type": "host", "name": "audit", "hooks": ["before_llm", "after_llm"]}])
+    seen = []
+
+    @rt.hook("audit")
+    def audit(hook, payload):
+        seen.append(hook)
+        return {"system": "Be brief."} if hook == "before_llm" else {"text": payload["parts"][0]["text"].upper()}
+
+    with rt:
+        rt.register_agent("a", model="mock/m")
+        assert rt.invoke("a", "hi").text == "FIRST"
+        assert asyncio.run(rt.ainvoke("a", "hi")).text == "FIRST"
+    assert seen == ["before_llm", "after_llm"] * 2
+
+
+def test_a_sub_agents_text_is_not_the_answer():
+    providers = {
+        "outer": {"type": "mock", "turns": [{"tool_calls": [{"name": "helper", "input": {"task": "find it"}}]}, {"text": "Done."}]},
+        "inner": {"type": "mock", "turns": [{"text": "found"}]},
+    }
+    with par.Runtime({"llm_providers": providers}) as rt:
+        rt.register_agent("helper", model="inner/m")
+        rt.register_agent("boss", model="outer/m", sub_agents=["helper"])
+        events = list(rt.invoke_stream("boss", "go"))
+    assert "".join(event.text for event in events if isinstance(event, par.TextDelta)) == "Done."
+    inner = [event for event in events if isinstance(event, par.SubAgentEvent)]
+    assert any(isinstance(event.event, par.TextDelta) and event.event.text == "found" for event in inner)
+    assert {tuple(event.path) for event in inner} == {("helper",)}
+
+
+def test_structured_output_and_steering():
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    with scripted({"text": "{\"n\": 3}", "delay_ms": 50}, {"expect": {"last_message_contains": "again"}, "text": "{\"n\": 4}"}) as rt:
+        rt.register_agent("a", model="mock/m")
+        result = rt.invoke("a", "a number", response_schema=schema)
+        assert (result.output, result.agent) == ({"n": 3}, "a")
+        with rt.invoke_stream("a", "a number", response_schema=schema) as stream:
+            stream.steer("again", when="follow_up")
+            values = [event.value for event in stream if isinstance(event, par.OutputDelta)]
+            assert values[-1] == {"n": 4} and stream.result().output == {"n": 4}

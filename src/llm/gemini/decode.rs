@@ -7,7 +7,7 @@
 use super::FAMILY;
 use super::partial_args::PartialArg;
 use crate::llm::frame::object;
-use crate::llm::lenient::{Count, Few, Flag, MaybeText, Text, or_default};
+use crate::llm::lenient::{Count, Few, Flag, MaybeText, Skipped, Text, or_default};
 use crate::llm::{BlockId, DeltaSink, Frame, ModelAnswer, Parts};
 use crate::types::{Category, Error, FinishReason, Media, MediaSource, ProviderDetail, Status, Transcript, Usage};
 use serde::Deserialize;
@@ -298,6 +298,9 @@ struct Candidate<'a> {
     finish_reason: Text<'a>,
     #[serde(borrow, default)]
     finish_message: Text<'a>,
+    // In every chunk, and nested.
+    #[serde(default, rename = "safetyRatings")]
+    _safety: Skipped,
 }
 
 #[derive(Default, Deserialize)]
@@ -352,6 +355,13 @@ struct WireUsage {
     tool_use_prompt_token_count: Count,
     candidates_token_count: Count,
     thoughts_token_count: Count,
+    // In every chunk, and nested.
+    #[serde(rename = "promptTokensDetails")]
+    _prompt: Skipped,
+    #[serde(rename = "candidatesTokensDetails")]
+    _candidates: Skipped,
+    #[serde(rename = "cacheTokensDetails")]
+    _cache: Skipped,
 }
 
 impl WireUsage {

@@ -24,13 +24,14 @@ from .errors import (
     RateLimitedError, RunError, StateError,
 )
 from .events import (
-    Done, Event, ReasoningDelta, Result, TextDelta, ToolCallDelta, ToolCallStart, ToolResult, UsageUpdate,
+    ApprovalRequest, Done, Event, OutputDelta, ReasoningDelta, Result, SubAgentEvent, TextDelta, ToolCallDelta,
+    ToolCallStart, ToolResult, UsageUpdate,
 )
 
 __version__ = _library.par_version().decode()
 
 __all__ = [
-    "AsyncStream", "AuthError", "BugError", "CancelledError", "DeadlineError", "Done", "Event", "InputError",
-    "NotFoundError", "ParError", "ProviderError", "RateLimitedError", "ReasoningDelta", "Result", "RunError", "Runtime",
-    "StateError", "Stream", "TextDelta", "Tool", "ToolCallDelta", "ToolCallStart", "ToolResult", "UsageUpdate",
+    "ApprovalRequest", "AsyncStream", "AuthError", "BugError", "CancelledError", "DeadlineError", "Done", "Event", "InputError",
+    "NotFoundError", "OutputDelta", "ParError", "ProviderError", "RateLimitedError", "ReasoningDelta", "Result",
+    "RunError", "Runtime", "StateError", "Stream", "SubAgentEvent", "TextDelta", "Tool", "ToolCallDelta", "ToolCallStart", "ToolResult", "UsageUpdate",
 ]

@@ -16,15 +16,16 @@ import weakref
 from . import _abi
 from ._lib import check, create, decode, decode_last, descriptor, encode, fetch, lib
 from ._tools import Tool, encode_failure, encode_result
-from .errors import error_of, ParError, StateError
-from .events import Done, Event, Result, typed
+from .errors import error_of, NotFoundError, ParError, StateError
+from .events import ApprovalRequest, Done, Event, Result, typed
 
 #: How long a call waits inside the library before it waits where signals interrupt it. Short answers never leave.
 _PATIENCE_MS = 50
 
 #: The events that one who only wants the result has to look at, as the library writes them. The quotes keep texts out: in
 #: a string they are escaped. A tool's input or a tag may look like one, which costs a decoding in vain.
-_DECISIVE = re.compile(rb'"type":"(tool_call|completed|failed|cancelled|suspended)"')
+_DECISIVE = re.compile(rb'"type":"(tool_call|approval_request|middleware_call|completed|failed|cancelled|suspended)"')
+_HOST_WORK = frozenset(("tool_call", "approval_request", "middleware_call"))
 _TERMINAL = frozenset(("completed", "failed", "cancelled", "suspended"))
 _ENVELOPE = ("v", "seq", "at_ms", "tag", "type")
 
@@ -37,7 +38,9 @@ class Runtime:
         self._handle = create(lib.par_runtime_create, _abi.ABI_VERSION, text, len(text))
         self._pid = os.getpid()
         self._tools: "dict[str, Tool]" = {}
-        self._agents_with_tools: "set[str]" = set()
+        self._hooks: "dict[str, object]" = {}
+        self._approver = None
+        self._agents_with_tools: "set[str]" = set()  # those whose runs may need this process
         self._run_ids = itertools.count(1)
         self._run_prefix = f"py-{uuid.uuid4().hex}-"
         self._hub = None
@@ -77,7 +80,7 @@ class Runtime:
             agent["system_prompt"] = system_prompt
         text = encode(agent)
         check(lib.par_register_agent, self._handle, text, len(text))
-        if names:
+        if names or "sub_agents" in keys or "handoffs" in keys or "middleware" in keys:
             self._agents_with_tools.add(id)
 
     def unregister_agent(self, id: str) -> None:
@@ -104,6 +107,24 @@ class Runtime:
         check(lib.par_unregister_tool, self._handle, name.encode(), len(name.encode()))
         self._tools.pop(name, None)
 
+    def approver(self, function):
+        """Registers who decides on calls that need an approval: `@runtime.approver`, called with the `ApprovalRequest`.
+
+        It returns True or "approve", False or "reject", or a decision: `{"type": "reject", "reason": …}`,
+        `{"type": "edit", "input": …}`.
+        """
+        self._approver = function
+        return function
+
+    def hook(self, name: str):
+        """Registers the function behind a `{"type": "host", "name": name, "hooks": […]}` middleware:
+        `@runtime.hook("audit")`, called with the hook's name and its payload; what it returns is the answer."""
+        def register(function):
+            self._hooks[name] = function
+            return function
+
+        return register
+
     # ---- methods
 
     def call(self, method: str, timeout: "float | None" = None, **params):
@@ -124,11 +145,21 @@ class Runtime:
         run_id, reason = run_id.encode(), reason.encode()
         check(lib.par_run_cancel, self._handle, run_id, len(run_id), reason, len(reason))
 
+    def steer(self, run_id: str, input, when: str = "now") -> None:
+        """Says something to a living run: at the next safe point ("now"), or when it has answered ("follow_up")."""
+        run_id, text = run_id.encode(), encode({"input": input, "when": when})
+        check(lib.par_run_steer, self._handle, run_id, len(run_id), text, len(text))
+
+    def resolve_approval(self, approval_id: str, decision) -> None:
+        """Answers an `ApprovalRequest`; decisions as for `approver`."""
+        approval_id, text = approval_id.encode(), encode(_decision(decision))
+        check(lib.par_approval_resolve, self._handle, approval_id, len(approval_id), text, len(text))
+
     # ---- running
 
     def invoke(self, agent: str, input, *, timeout: "float | None" = None, **keys) -> Result:
         """Runs an agent and waits for its result. Tools run on this thread, one after the other."""
-        if agent not in self._agents_with_tools and threading.current_thread() is not threading.main_thread():
+        if agent not in self._agents_with_tools and not self._hooks and threading.current_thread() is not threading.main_thread():
             # Signals reach the main thread alone, so here nothing has to be interruptible.
             request = _request(agent, input, keys)
             return Result(decode(
@@ -184,6 +215,41 @@ class Runtime:
                 self._hub = _Hub(self, loop)
             return self._hub if self._hub.loop is loop else None
 
+    def _work(self, event: dict) -> bool:
+        """Does what the library asks of this process, on this thread. False if the host itself must see the event."""
+        kind = event["type"]
+        if kind == "tool_call":
+            self._answer(event)
+        elif kind == "middleware_call":
+            self._answer_hook(event)
+        else:
+            return self._answer_approval(event)
+        return True
+
+    def _answer_hook(self, event: dict) -> None:
+        try:
+            hook = self._hooks.get(event["name"])
+            if hook is None:
+                raise LookupError(f"no function is registered for the middleware {event['name']!r}")
+            answer = hook(event["hook"], event["payload"])
+        except Exception as error:
+            self._fail(event["token"], error)
+        else:
+            self._complete(event["token"], answer)
+
+    def _answer_approval(self, event: dict) -> bool:
+        if self._approver is None:
+            return False
+        try:
+            decision = self._approver(ApprovalRequest(event))
+        except Exception as error:
+            decision = {"type": "reject", "reason": f"{type(error).__name__}: {error}"}
+        try:
+            self.resolve_approval(event["approval_id"], decision)
+        except NotFoundError:
+            pass  # It has expired, or the run has ended, meanwhile.
+        return True
+
     def _answer(self, event: dict) -> None:
         """Runs a tool on this thread and answers its token."""
         tool = self._tools.get(event["name"])
@@ -225,6 +291,10 @@ def _milliseconds(seconds: "float | None") -> int:
     return -1 if seconds is None else max(0, round(seconds * 1000))
 
 
+def _decision(decision):
+    return {True: "approve", False: "reject"}.get(decision) if isinstance(decision, bool) else decision
+
+
 def _request(agent, input, keys) -> bytes:
     return encode({"agent": agent, "input": input, **keys})
 
@@ -254,6 +324,10 @@ class _StreamBase:
 
     def info(self) -> dict:
         return decode(fetch(lib.par_stream_info, self._handle)[1])
+
+    def steer(self, input, when: str = "now") -> None:
+        """Says something to the run: at the next safe point ("now"), or when it has answered ("follow_up")."""
+        self._runtime.steer(self.info()["run_id"], input, when)
 
     def _close(self):
         handle, self._handle = self._handle, None
@@ -295,7 +369,7 @@ class _StreamBase:
         decisive = text and _DECISIVE.search(text)
         if not decisive:
             return self._ended
-        if decisive[1] != b"tool_call" and (last := decode_last(text)) and last["type"] in _TERMINAL:
+        if decisive[1].decode() in _TERMINAL and (last := decode_last(text)) and last["type"] in _TERMINAL:
             self._events, self._ended = [last], True  # Whatever came before it is in it, or is void.
         else:
             self._keep(text)
@@ -335,12 +409,11 @@ class Stream(_StreamBase):
             while self._events:
                 raw = self._events.pop()
                 kind = raw["type"]
-                if kind == "tool_call":
-                    self._runtime._answer(raw)
-                elif kind in ("failed", "cancelled"):
+                if kind in _HOST_WORK and self._runtime._work(raw):
+                    continue
+                if kind in ("failed", "cancelled"):
                     _raise_terminal(raw)
-                else:
-                    return typed(raw)
+                return typed(raw)
             if self._ended or self._handle is None:
                 raise StopIteration
             if not self._look() and (text := self._wait()):
@@ -351,8 +424,8 @@ class Stream(_StreamBase):
         while True:
             while self._events:
                 raw = self._events.pop()
-                if raw["type"] == "tool_call":
-                    self._runtime._answer(raw)
+                if raw["type"] in _HOST_WORK:
+                    self._runtime._work(raw)
                 elif raw["type"] in _TERMINAL:
                     return self._result_at(raw)
             if self._ended:
@@ -411,12 +484,11 @@ class AsyncStream(_StreamBase):
             while self._events:
                 raw = self._events.pop()
                 kind = raw["type"]
-                if kind == "tool_call":
-                    self._start_tool(raw)
-                elif kind in ("failed", "cancelled"):
+                if kind in _HOST_WORK and self._start_work(raw):
+                    continue
+                if kind in ("failed", "cancelled"):
                     _raise_terminal(raw)
-                else:
-                    return typed(raw)
+                return typed(raw)
             if self._ended or self._handle is None:
                 raise StopAsyncIteration
             await self._wait(self._look)
@@ -426,22 +498,23 @@ class AsyncStream(_StreamBase):
         while True:
             while self._events:
                 raw = self._events.pop()
-                if raw["type"] == "tool_call":
-                    self._start_tool(raw)
+                if raw["type"] in _HOST_WORK:
+                    self._start_work(raw)
                 elif raw["type"] in _TERMINAL:
                     return self._result_at(raw)
             if self._ended:
                 return self._result()
             await self._wait(self._look_for_result)
 
-    def _start_tool(self, event):
-        tool = self._runtime._tools.get(event["name"])
+    def _start_work(self, event) -> bool:
+        """As `Runtime._work`; an async tool becomes a task."""
+        tool = self._runtime._tools.get(event["name"]) if event["type"] == "tool_call" else None
         if tool is not None and tool.is_async:
             task = self._loop.create_task(self._runtime._answer_async(event))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        else:
-            self._runtime._answer(event)
+            return True
+        return self._runtime._work(event)
 
     async def _wait(self, wanted):
         """Waits until `wanted`, which looks at what is there, has found something."""

@@ -95,6 +95,42 @@ class UsageUpdate(Event):
         self.total: dict = raw["total"]
 
 
+class OutputDelta(Event):
+    """A larger piece of the value that a `response_schema` asks for."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, raw):
+        self.raw = raw
+        self.value = raw["value"]
+
+
+class ApprovalRequest(Event):
+    """A tool call waits for `Runtime.resolve_approval`. Seen only without an `@runtime.approver`."""
+
+    __slots__ = ("approval_id", "tool_call_id", "name", "input", "reason")
+
+    def __init__(self, raw):
+        self.raw = raw
+        self.approval_id: str = raw["approval_id"]
+        self.tool_call_id: str = raw["tool_call_id"]
+        self.name: str = raw["name"]
+        self.input: dict = raw["input"]
+        self.reason: str = raw["reason"]
+
+
+class SubAgentEvent(Event):
+    """Something that happened in a sub-agent: `path` leads to it, `event` is what happened there. A type of its own, so
+    that a sub-agent's text is never taken for the answer."""
+
+    __slots__ = ("path", "event")
+
+    def __init__(self, raw):
+        self.raw = raw
+        self.path: list = raw["path"]
+        self.event: Event = _TYPES.get(raw["type"], Event)(raw)
+
+
 class Done(Event):
     """The run is done. Always the last event of a run that did not fail."""
 
@@ -110,11 +146,14 @@ class Done(Event):
 _TYPES = {
     "text_delta": TextDelta, "reasoning_delta": ReasoningDelta, "tool_call_start": ToolCallStart,
     "tool_call_delta": ToolCallDelta, "tool_result": ToolResult, "usage_update": UsageUpdate, "completed": Done,
+    "output_delta": OutputDelta, "approval_request": ApprovalRequest,
 }
 
 
 def typed(raw: dict, _types=_TYPES) -> Event:
     """The event of a raw object."""
+    if "path" in raw:
+        return SubAgentEvent(raw)
     return _types.get(raw["type"], Event)(raw)
 
 
@@ -140,6 +179,21 @@ class Result:
     @property
     def tool_calls(self) -> list:
         return self.raw["tool_calls"]
+
+    @property
+    def output(self):
+        """The answer as a value, when a `response_schema` was given."""
+        return self.raw.get("output")
+
+    @property
+    def cost_usd(self) -> "str | None":
+        """What the run cost, as a decimal string; None when a price is not known."""
+        return self.raw.get("cost_usd")
+
+    @property
+    def agent(self) -> str:
+        """The agent that gave the answer: another one after a handoff."""
+        return self.raw["agent"]
 
     @property
     def model(self) -> str:
