@@ -6,8 +6,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 mod support;
 
-use par::llm::openai_chat::{Frame, decode};
-use par::llm::{Assembler, DeltaSink, ModelAnswer, SseReader};
+use par::llm::openai_chat::decode;
+use par::llm::{Assembler, DeltaSink, Frame, ModelAnswer, SseReader};
 use par::types::{Error, FinishReason, Part, ToolCallId, Transcript};
 use pretty_assertions::assert_eq;
 use serde_json::{Map, Value};

@@ -5,7 +5,7 @@
 //! keeps its worth.
 
 use super::work::Work;
-use crate::config::ContextStrategy;
+use crate::config::{CacheStrategy, ContextStrategy};
 use crate::llm::{DeltaSink, ModelRequest, ToolChoice, generate};
 use crate::types::{Entry, Error, EventBody, Part, Result, Status, ToolCallId, Transcript, View};
 use futures_util::future::BoxFuture;
@@ -230,6 +230,8 @@ async fn summarize(work: &mut Work<'_>, kept_from: usize) -> Result<String> {
         tools: &[],
         tool_choice: ToolChoice::Auto,
         output: None,
+        cache: CacheStrategy::None,
+        profile: &profile,
         max_tokens: reservation.output_limit(),
         cache_key: None,
         http: work.http,

@@ -123,6 +123,8 @@ async fn request(work: &mut Work<'_>, ask: &mut Ask<'_>, system: Option<&str>, s
         tools: specs,
         tool_choice,
         output: output.as_ref(),
+        cache: setup.config.cache_strategy,
+        profile: &setup.profile,
         max_tokens: reservation.output_limit(),
         cache_key: work.spec.session.as_ref().map(|session| session.as_str()),
         http: work.http,

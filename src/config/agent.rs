@@ -71,6 +71,9 @@ pub struct AgentConfig {
     /// The model's window in tokens, where the built-in table is wrong or does not know it.
     #[serde(default)]
     pub context_window_override: Option<u64>,
+    /// Whether the provider caches the beginning of its conversations, where it must be told.
+    #[serde(default)]
+    pub cache_strategy: CacheStrategy,
     /// How much of it may run at the same time, and what one run may consume.
     #[serde(default)]
     pub resource_quota: Option<QuotaConfig>,
@@ -242,6 +245,68 @@ pub struct ModelConfig {
     /// Texts at which the model stops.
     #[serde(default)]
     pub stop_sequences: Vec<String>,
+    /// Whether and how much it reasons before it answers. Default: as the model does.
+    #[serde(default)]
+    pub reasoning: Option<ReasoningConfig>,
+}
+
+/// Whether and how much a model reasons. Models take one of the two figures, or both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(default)]
+pub struct ReasoningConfig {
+    /// How much.
+    pub effort: Option<Effort>,
+    /// The most tokens of it.
+    pub budget_tokens: Option<u32>,
+    /// Whether the host is shown a summary of it. Default true.
+    pub show: Option<bool>,
+}
+
+/// How much a model reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Effort {
+    /// Not at all.
+    None,
+    /// Hardly.
+    Minimal,
+    /// A little.
+    Low,
+    /// Some.
+    Medium,
+    /// Much.
+    High,
+    /// As much as it can.
+    Xhigh,
+}
+
+/// Whether a provider that must be told caches the beginning of conversations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[schemars(tag = "type")]
+pub enum CacheStrategy {
+    /// It is told nothing. Some cache all the same.
+    #[default]
+    None,
+    /// The tools, the system prompt and the conversation so far are marked.
+    Automatic {
+        /// How long it is kept.
+        #[serde(default)]
+        ttl: CacheTtl,
+    },
+}
+
+/// How long a provider keeps what it cached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum CacheTtl {
+    /// Five minutes.
+    #[default]
+    #[serde(rename = "5m")]
+    FiveMinutes,
+    /// One hour, at a higher price for writing.
+    #[serde(rename = "1h")]
+    OneHour,
 }
 
 #[derive(JsonSchema)]
@@ -319,6 +384,7 @@ impl ModelConfig {
             max_tokens: None,
             top_p: None,
             stop_sequences: Vec::new(),
+            reasoning: None,
         })
     }
 

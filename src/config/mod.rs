@@ -21,7 +21,10 @@ pub mod strict;
 mod text_filters;
 mod tool;
 
-pub use agent::{AgentConfig, EarlyStopping, HandoffConfig, LoopGuardConfig, ModelConfig, OnMaxTokens, SubAgentConfig};
+pub use agent::{
+    AgentConfig, CacheStrategy, CacheTtl, EarlyStopping, Effort, HandoffConfig, LoopGuardConfig, ModelConfig,
+    OnMaxTokens, ReasoningConfig, SubAgentConfig,
+};
 pub use approval::Decision;
 pub use budget::{Budget, QuotaConfig};
 pub use context::{ContextStrategy, TemplateConfig};
@@ -34,7 +37,9 @@ pub use mock::{MockConfig, MockError, MockExpect, MockScope, MockToolCall, MockT
 pub use models::{Modality, ModelProfile, Price, StructuredOutput};
 pub use pattern::Pattern;
 pub use provider::{
-    ApiKind, OpenAiConfig, ProviderConfig, RequestFormat, RetryConfig, TimeoutConfig, providers_from_environment,
+    ANTHROPIC_URL, AnthropicConfig, ApiKind, CustomConfig, GEMINI_URL, GeminiConfig, OLLAMA_URL, OPENAI_URL,
+    OllamaConfig, OpenAiConfig, ProviderConfig, RequestFormat, RetryConfig, ServerConfig, TimeoutConfig,
+    providers_from_environment,
 };
 pub(crate) use request::check_media;
 pub use request::{

@@ -1,7 +1,7 @@
 //! Model providers: `llm_providers.<name>`.
 
 use super::{MockConfig, Secret};
-use crate::types::{Error, Result, Status};
+use crate::types::{Error, Result};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -15,8 +15,14 @@ pub enum ProviderConfig {
     /// OpenAI, or a server that speaks its API at `base_url`.
     #[serde(rename = "openai")]
     OpenAi(OpenAiConfig),
+    /// Anthropic.
+    Anthropic(AnthropicConfig),
+    /// Google Gemini, by its native API.
+    Gemini(GeminiConfig),
+    /// Ollama, by its native API; by the compatible one where `base_url` ends in `/v1`.
+    Ollama(OllamaConfig),
     /// Any compatible server.
-    Custom(OpenAiConfig),
+    Custom(CustomConfig),
     /// Scripted answers, for tests and demonstrations.
     Mock(MockConfig),
 }
@@ -24,57 +30,61 @@ pub enum ProviderConfig {
 impl ProviderConfig {
     pub(super) fn check(&self, path: &str) -> Result<()> {
         match self {
-            Self::OpenAi(config) => config.check(path, false),
-            Self::Custom(config) => config.check(path, true),
+            Self::OpenAi(config) => config.server(OPENAI_URL).check(path),
+            Self::Anthropic(config) => config.server(ANTHROPIC_URL).check(path),
+            Self::Gemini(config) => config.server(GEMINI_URL).check(path),
+            Self::Ollama(config) => {
+                let server = config.server(OLLAMA_URL);
+                if config.num_ctx == Some(0) {
+                    return Err(Error::schema(format!("{path}.num_ctx"), "a context has at least 1 token"));
+                }
+                if config.num_ctx.is_some() && server.base_url.trim_end_matches('/').ends_with("/v1") {
+                    return Err(Error::schema(format!("{path}.num_ctx"), "the compatible API of Ollama cannot set it")
+                        .with_hint("leave \"/v1\" off the base_url: the native API can"));
+                }
+                server.check(path)
+            }
+            Self::Custom(config) => {
+                if config.base_url.is_none() {
+                    return Err(Error::schema(path, "the key \"base_url\" is missing")
+                        .with_hint("add \"base_url\": \"http://host/v1\""));
+                }
+                config.server("").check(path)
+            }
             Self::Mock(config) => config.check(path),
         }
     }
 }
 
-/// A server with the OpenAI API.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(default)]
-pub struct OpenAiConfig {
-    /// The key, sent as `Authorization: Bearer`.
+/// OpenAI's own server.
+pub const OPENAI_URL: &str = "https://api.openai.com/v1";
+/// Anthropic's own server.
+pub const ANTHROPIC_URL: &str = "https://api.anthropic.com";
+/// Google's own server.
+pub const GEMINI_URL: &str = "https://generativelanguage.googleapis.com";
+/// Ollama on this machine.
+pub const OLLAMA_URL: &str = "http://127.0.0.1:11434";
+
+/// What every server has, whatever wire it speaks.
+#[derive(Clone, Debug, Default)]
+pub struct ServerConfig {
+    /// The key.
     pub api_key: Option<Secret>,
-    /// Used as given: `…/v1`. Default for `openai`: `https://api.openai.com/v1`.
-    pub base_url: Option<String>,
-    /// Sent as `OpenAI-Organization`.
-    pub organization: Option<String>,
-    /// Which API: `chat` in this version.
-    pub api: ApiKind,
-    /// For `custom`: `openai_compatible` in this version.
-    pub request_format: RequestFormat,
+    /// The address, used as given.
+    pub base_url: String,
     /// Headers of every request.
     pub headers: BTreeMap<String, String>,
-    /// Whether to ask for a stream. Default true; false for servers that cannot.
-    pub stream: Option<bool>,
+    /// Whether to ask for a stream.
+    pub stream: bool,
     /// How long things may take.
     pub timeouts: TimeoutConfig,
     /// How failed requests are tried again.
     pub retry: RetryConfig,
 }
 
-impl OpenAiConfig {
-    fn check(&self, path: &str, needs_url: bool) -> Result<()> {
-        if needs_url && self.base_url.is_none() {
-            return Err(Error::schema(path, "the key \"base_url\" is missing")
-                .with_hint("add \"base_url\": \"http://host/v1\""));
-        }
-        if let Some(url) = &self.base_url {
-            check_url(url, &format!("{path}.base_url"))?;
-        }
-        if self.api == ApiKind::Responses {
-            return Err(unsupported(format!("{path}.api"), "the responses API", "use \"chat\""));
-        }
-        if self.request_format == RequestFormat::AnthropicCompatible {
-            return Err(unsupported(
-                format!("{path}.request_format"),
-                "anthropic_compatible",
-                "use \"openai_compatible\"",
-            ));
-        }
+impl ServerConfig {
+    fn check(&self, path: &str) -> Result<()> {
+        check_url(&self.base_url, &format!("{path}.base_url"))?;
         for (name, value) in &self.headers {
             let at = || format!("{path}.headers.{name}");
             http::HeaderName::try_from(name).map_err(|_| Error::schema(at(), "this is not an HTTP header name"))?;
@@ -82,6 +92,84 @@ impl OpenAiConfig {
                 .map_err(|_| Error::schema(at(), "this is not an HTTP header value").with_hint("visible ASCII only"))?;
         }
         self.retry.check(path)
+    }
+}
+
+/// A configuration with what every server has, and its own.
+macro_rules! server_config {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields, default)]
+        #[schemars(default)]
+        pub struct $name {
+            /// The key, sent as the API wants it.
+            pub api_key: Option<Secret>,
+            /// Used as given: `…/v1` for OpenAI shapes, the bare host for the others.
+            pub base_url: Option<String>,
+            /// Headers of every request; they go before those that the API wants.
+            pub headers: BTreeMap<String, String>,
+            /// Whether to ask for a stream. Default true; false for servers that cannot.
+            pub stream: Option<bool>,
+            /// How long things may take.
+            pub timeouts: TimeoutConfig,
+            /// How failed requests are tried again.
+            pub retry: RetryConfig,
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl $name {
+            /// What every server has; at `url` unless something else is configured.
+            pub fn server(&self, url: &str) -> ServerConfig {
+                ServerConfig {
+                    api_key: self.api_key.clone(),
+                    base_url: self.base_url.clone().unwrap_or_else(|| url.to_owned()),
+                    headers: self.headers.clone(),
+                    stream: self.stream.unwrap_or(true),
+                    timeouts: self.timeouts,
+                    retry: self.retry,
+                }
+            }
+        }
+    };
+}
+
+server_config! {
+    /// A server with the OpenAI API.
+    OpenAiConfig {
+        /// Sent as `OpenAI-Organization`.
+        organization: Option<String>,
+        /// Which API.
+        api: ApiKind,
+    }
+}
+
+server_config! {
+    /// A server with the Anthropic API.
+    AnthropicConfig {}
+}
+
+server_config! {
+    /// A server with the native Gemini API.
+    GeminiConfig {}
+}
+
+server_config! {
+    /// A server with the native Ollama API.
+    OllamaConfig {
+        /// The context length in tokens. Without it the server's own applies, which is small, and what is longer is cut
+        /// silently.
+        num_ctx: Option<u32>,
+        /// How long the model stays loaded: a duration such as `10m`, or a number of seconds, -1 for ever.
+        keep_alive: Option<String>,
+    }
+}
+
+server_config! {
+    /// A server that speaks somebody else's API.
+    CustomConfig {
+        /// Which.
+        request_format: RequestFormat,
     }
 }
 
@@ -100,10 +188,6 @@ pub(super) fn check_url(url: &str, path: &str) -> Result<()> {
     }
 }
 
-fn unsupported(path: String, what: &str, hint: &str) -> Error {
-    Error::new(Status::Unsupported, format!("{what} is not part of this version")).with_path(path).with_hint(hint)
-}
-
 /// Which OpenAI API.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -111,7 +195,7 @@ pub enum ApiKind {
     /// Chat Completions.
     #[default]
     Chat,
-    /// Responses; not part of this version.
+    /// Responses, without the server's memory.
     Responses,
 }
 
@@ -119,10 +203,10 @@ pub enum ApiKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestFormat {
-    /// Chat Completions.
+    /// OpenAI's Chat Completions.
     #[default]
     OpenaiCompatible,
-    /// Anthropic Messages; not part of this version.
+    /// Anthropic's Messages.
     AnthropicCompatible,
 }
 
@@ -181,13 +265,28 @@ impl RetryConfig {
 pub fn providers_from_environment() -> BTreeMap<String, ProviderConfig> {
     let mut found = BTreeMap::new();
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    if set("OPENAI_API_KEY").is_some() {
-        let config = OpenAiConfig {
-            api_key: Some(Secret::Env("OPENAI_API_KEY".into())),
-            base_url: set("OPENAI_BASE_URL"),
-            ..OpenAiConfig::default()
-        };
-        found.insert("openai".into(), ProviderConfig::OpenAi(config));
+    let key = |name: &str| set(name).map(|_| Some(Secret::Env(name.to_owned())));
+    if let Some(api_key) = key("OPENAI_API_KEY") {
+        let base_url = set("OPENAI_BASE_URL");
+        found.insert(
+            "openai".into(),
+            ProviderConfig::OpenAi(OpenAiConfig { api_key, base_url, ..OpenAiConfig::default() }),
+        );
+    }
+    if let Some(api_key) = key("ANTHROPIC_API_KEY") {
+        let config = AnthropicConfig { api_key, base_url: set("ANTHROPIC_BASE_URL"), ..AnthropicConfig::default() };
+        found.insert("anthropic".into(), ProviderConfig::Anthropic(config));
+    }
+    if let Some(api_key) = key("GEMINI_API_KEY") {
+        found.insert("gemini".into(), ProviderConfig::Gemini(GeminiConfig { api_key, ..GeminiConfig::default() }));
+    }
+    if let Some(host) = set("OLLAMA_HOST") {
+        // As Ollama itself reads it: a host and a port will do.
+        let url = if host.contains("://") { host } else { format!("http://{host}") };
+        found.insert(
+            "ollama".into(),
+            ProviderConfig::Ollama(OllamaConfig { base_url: Some(url), ..OllamaConfig::default() }),
+        );
     }
     found
 }

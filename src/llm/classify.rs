@@ -31,15 +31,17 @@ impl Failure<'_> {
         let said = Said::read(self.body);
         let header = |name: &str| self.headers.and_then(|headers| headers.get(name)?.to_str().ok());
         let code = said.code.clone().unwrap_or_default();
-        let number =
-            self.status.map(|status| status.as_u16()).or_else(|| code.parse().ok().filter(|n| (400..600).contains(n)));
-        let (status, category, retryable) = verdict(number, &code, &said.message);
+        let number = self.status.map(|status| status.as_u16()).or(said.number);
+        let (status, category, retryable) = match said.is_daily_quota {
+            true => (Status::RateLimited, Category::BudgetExceeded, false),
+            false => verdict(number, &code.to_ascii_lowercase(), &said.message),
+        };
         let retryable = match header("x-should-retry") {
             Some("true") => true,
             Some("false") => false,
             Some(_) | None => retryable,
         };
-        let wait = self.headers.and_then(retry_after_ms).or_else(|| wait_in_words(&said.message));
+        let wait = self.headers.and_then(retry_after_ms).or(said.wait).or_else(|| wait_in_words(&said.message));
         let place = match self.status {
             Some(status) => format!("answered HTTP {}", status.as_u16()),
             None => "failed inside the stream".to_owned(),
@@ -69,6 +71,16 @@ impl Failure<'_> {
     }
 }
 
+/// What a conversation that is too long is answered with, where no code says it.
+const TOO_LONG: &[&str] = &[
+    "maximum context length",
+    "prompt is too long",
+    "exceed context limit",
+    "exceeds the maximum number of tokens",
+    "exceeds the available context size",
+];
+
+/// `code` in lower case: OpenAI's codes and types, Anthropic's error types, and the status words of Google's RPCs.
 fn verdict(number: Option<u16>, code: &str, message: &str) -> (Status, Category, bool) {
     use Category as C;
     use Status as S;
@@ -76,7 +88,8 @@ fn verdict(number: Option<u16>, code: &str, message: &str) -> (Status, Category,
     if says(&["insufficient_quota", "billing"]) || number == Some(402) {
         return (S::RateLimited, C::BudgetExceeded, false);
     }
-    if says(&["context_length_exceeded", "exceed_context_size"]) || message.contains("maximum context length") {
+    if says(&["context_length_exceeded", "exceed_context_size"]) || TOO_LONG.iter().any(|words| message.contains(words))
+    {
         return (S::ContextLength, C::InvalidInput, false);
     }
     if says(&["content_filter", "content_policy"]) {
@@ -92,14 +105,20 @@ fn verdict(number: Option<u16>, code: &str, message: &str) -> (Status, Category,
         Some(500..) => (S::Provider, C::ExternalFailure, true),
         Some(300..) => (S::Provider, C::InvalidInput, false),
         Some(_) | None => {
-            if says(&["rate_limit"]) {
+            if says(&["rate_limit", "resource_exhausted", "slow_down"]) {
                 (S::RateLimited, C::RateLimited, true)
-            } else if says(&["overloaded", "server_error", "unavailable", "timeout"]) {
+            } else if says(&["overloaded", "server_error", "unavailable", "timeout", "deadline_exceeded"]) {
                 (S::Provider, C::Unavailable, true)
-            } else if says(&["authentication", "invalid_api_key", "permission"]) {
+            } else if says(&["authentication", "unauthenticated", "invalid_api_key", "permission"]) {
                 (S::Auth, C::PermissionDenied, false)
+            } else if says(&["request_too_large"]) {
+                (S::ContextLength, C::InvalidInput, false)
+            } else if says(&["not_found"]) {
+                (S::Provider, C::NotFound, false)
+            } else if says(&["invalid_request", "invalid_argument", "invalid_prompt", "failed_precondition"]) {
+                (S::Provider, C::InvalidInput, false)
             } else {
-                (S::Provider, C::ExternalFailure, false)
+                (S::Provider, C::ExternalFailure, says(&["api_error", "internal"]))
             }
         }
     }
@@ -152,7 +171,12 @@ fn whole_ms(ms: f64) -> Option<u64> {
 
 /// "Please try again in 1.898s" and the like: some servers say it nowhere else.
 fn wait_in_words(message: &str) -> Option<u64> {
-    let (_, after) = message.split_once("try again in ")?;
+    let (_, after) = message.split_once("try again in ").or_else(|| message.split_once("retry in "))?;
+    duration_ms(after)
+}
+
+/// `17s`, `1.5s`, `250ms`, `2m`; what follows does not matter.
+fn duration_ms(after: &str) -> Option<u64> {
     let digits = after.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let (number, unit) = after.split_at(digits);
     let number: f64 = number.parse().ok()?;
@@ -174,6 +198,12 @@ fn wait_in_words(message: &str) -> Option<u64> {
 struct Said {
     message: String,
     code: Option<String>,
+    /// The HTTP status that the body itself names.
+    number: Option<u16>,
+    /// The wait that the body asks for.
+    wait: Option<u64>,
+    /// A quota that no wait of a request outlasts.
+    is_daily_quota: bool,
     is_html: bool,
 }
 
@@ -203,12 +233,25 @@ impl Said {
             let code = field("code")
                 .filter(|code| code.parse::<u16>().is_err())
                 .or_else(|| field("type"))
+                .or_else(|| field("status"))
                 .or_else(|| field("code"));
-            return Self { message: bounded(&message), code, is_html: false };
+            let number = field("code").and_then(|code| code.parse().ok()).filter(|number| (400..600).contains(number));
+            let (wait, is_daily_quota) = details(error);
+            return Self { message: bounded(&message), code, number, wait, is_daily_quota, is_html: false };
         }
         let is_html = text.get(..1) == Some("<");
-        Self { message: bounded(&if is_html { without_tags(text) } else { text.to_owned() }), code: None, is_html }
+        let message = bounded(&if is_html { without_tags(text) } else { text.to_owned() });
+        Self { message, is_html, ..Self::default() }
     }
+}
+
+/// Google's `details`: `RetryInfo` says how long to wait, `QuotaFailure` which quota it was.
+fn details(error: &Value) -> (Option<u64>, bool) {
+    let details = || error.get("details").and_then(Value::as_array).into_iter().flatten();
+    let wait = details().find_map(|detail| duration_ms(detail.get("retryDelay")?.as_str()?));
+    let mut violated = details().filter_map(|detail| detail.get("violations")?.as_array()).flatten();
+    let of_day = |quota: &Value| quota.get("quotaId").and_then(Value::as_str).is_some_and(|id| id.contains("PerDay"));
+    (wait, violated.any(of_day))
 }
 
 fn bounded(text: &str) -> String {
@@ -284,13 +327,35 @@ mod tests {
         };
         assert_eq!(
             message(r#"[{"error":{"code":400,"message":"bad","status":"INVALID"}}]"#),
-            ("bad".into(), Some("400".into()))
+            ("bad".into(), Some("INVALID".into()))
         );
         assert_eq!(message(r#"{"error":"plain"}"#), ("plain".into(), None));
         assert_eq!(message(r#"{"message":"flat","code":"x"}"#), ("flat".into(), Some("x".into())));
         assert_eq!(message(r#"{"error":{"message":"m","code":null,"type":"t"}}"#), ("m".into(), Some("t".into())));
         assert_eq!(message("<html><h1>502 Bad Gateway</h1></html>").0, "502 Bad Gateway");
         assert_eq!(message("").0, "");
+    }
+
+    #[test]
+    fn errors_without_a_status_are_told_by_their_words() {
+        let told = |body: &str| {
+            let error = Failure { provider: "p", status: None, headers: None, body: body.as_bytes() }.into_error();
+            (error.status(), error.category(), error.is_retryable(), error.retry_after_ms())
+        };
+        let google = |status: &str, details: &str| {
+            told(&format!(r#"{{"error":{{"message":"m","status":"{status}","details":[{details}]}}}}"#))
+        };
+        let wait = r#"{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"17s"}"#;
+        let day = r#"{"@type":"…QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerDayPerProject"}]}"#;
+        let limited = (Status::RateLimited, Category::RateLimited, true);
+        assert_eq!(google("RESOURCE_EXHAUSTED", wait), (limited.0, limited.1, limited.2, Some(17_000)));
+        assert_eq!(google("RESOURCE_EXHAUSTED", day), (Status::RateLimited, Category::BudgetExceeded, false, None));
+        assert_eq!(google("UNAVAILABLE", ""), (Status::Provider, Category::Unavailable, true, None));
+        assert_eq!(google("INTERNAL", ""), (Status::Provider, Category::ExternalFailure, true, None));
+        assert_eq!(google("INVALID_ARGUMENT", ""), (Status::Provider, Category::InvalidInput, false, None));
+        assert_eq!(google("UNAUTHENTICATED", ""), (Status::Auth, Category::PermissionDenied, false, None));
+        let numbered = r#"{"error":{"code":503,"message":"Please retry in 2.5s.","status":"UNAVAILABLE"}}"#;
+        assert_eq!(told(numbered), (Status::Provider, Category::Unavailable, true, Some(2_500)));
     }
 
     #[test]

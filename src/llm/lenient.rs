@@ -285,7 +285,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
     }
 }
 
-/// Anything, passed over. What a derived reader does not know it passes over too, but allocates to remember nested arrays.
+/// Anything, passed over. Whatever a derived reader does not know it skips too, but allocates for nested arrays.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Skipped;
 

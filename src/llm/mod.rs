@@ -10,24 +10,38 @@
 //! | a malformed frame | a warning; the stream goes on |
 //! | the end of the bytes without the provider's own end | an error of category `truncated`, never success |
 
+pub mod anthropic;
 mod assemble;
 mod classify;
+mod frame;
+pub mod gemini;
 mod http;
+mod lenient;
 pub mod mock;
+pub mod ollama;
 pub mod openai_chat;
+pub mod openai_responses;
+mod outgoing;
+mod parts;
 mod policy;
 mod profile;
 mod retry;
+mod server;
 mod sse;
+#[cfg(test)]
+mod testing;
 
 pub use assemble::Assembler;
+pub use frame::Frame;
 pub use http::HttpPool;
+pub use parts::{BlockId, Parts};
 pub use policy::{Policy, RateLimiter, RetryPolicy};
 pub use profile::Profiles;
 pub use retry::generate;
+pub use server::Server;
 pub use sse::{SseError, SseEvent, SseReader};
 
-use crate::config::{ModelConfig, ModelProfile, RetryConfig};
+use crate::config::{CacheStrategy, ModelConfig, ModelProfile, RetryConfig};
 use crate::types::{FinishReason, Part, Result, ToolCallId, ToolSpec, Transcript, Usage};
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
@@ -80,6 +94,10 @@ pub struct ModelRequest<'a> {
     pub tool_choice: ToolChoice<'a>,
     /// What the provider itself shall hold the answer to.
     pub output: Option<&'a OutputSchema>,
+    /// Whether the beginning of the conversation is to be cached.
+    pub cache: CacheStrategy,
+    /// What the model can do.
+    pub profile: &'a ModelProfile,
     /// The most tokens of the answer, where the run wants less or more than `model.max_tokens`.
     pub max_tokens: Option<u32>,
     /// The same for all requests that share a beginning: lets a provider route them to the same cache.

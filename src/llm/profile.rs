@@ -94,6 +94,7 @@ mod tests {
             "context_window",
             "max_output_tokens",
             "structured_output",
+            "signed_calls",
             "reasoning",
             "input",
             "price",

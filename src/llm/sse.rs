@@ -45,6 +45,8 @@ pub struct SseReader {
     single: Option<(usize, usize)>,
     has_data: bool,
     invalid_bytes: u64,
+    /// Each line is an event by itself.
+    by_line: bool,
 }
 
 enum Line {
@@ -57,6 +59,11 @@ impl SseReader {
     /// A reader at the start of a stream.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A reader of newline-delimited JSON: each line that is not empty is an event without a name.
+    pub fn lines() -> Self {
+        Self { by_line: true, ..Self::default() }
     }
 
     /// Takes more bytes.
@@ -76,7 +83,12 @@ impl SseReader {
                     // An event without data is none, but its name is forgotten.
                     self.name.clear();
                 }
-                Line::Found(start, end) => self.field(start, end)?,
+                Line::Found(start, end) => {
+                    self.field(start, end)?;
+                    if self.by_line {
+                        return Ok(Some(self.dispatch()));
+                    }
+                }
                 Line::NeedMore => {
                     let waiting = self.buffer.len() - self.head;
                     return if waiting > MAX_LINE { Err(SseError::TooLarge) } else { Ok(None) };
@@ -158,6 +170,9 @@ impl SseReader {
     fn field(&mut self, start: usize, end: usize) -> Result<(), SseError> {
         if end - start > MAX_LINE {
             return Err(SseError::TooLarge);
+        }
+        if self.by_line {
+            return self.data(start, end);
         }
         let line = self.buffer.get(start..end).unwrap_or_default();
         let (field, value_at) = match memchr::memchr(b':', line) {
@@ -246,6 +261,23 @@ mod tests {
 
     fn data(texts: &[&str]) -> Vec<Owned> {
         texts.iter().map(|text| (String::new(), (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn lines_are_events_by_themselves() {
+        for split in 0..24 {
+            let mut reader = SseReader::lines();
+            let mut seen = Vec::new();
+            let bytes = b"{\"a\":1}\r\n\ndata: 2\n{\"c\"";
+            for piece in [&bytes[..split.min(bytes.len())], &bytes[split.min(bytes.len())..]] {
+                reader.push(piece);
+                while let Some(event) = reader.next_event().unwrap() {
+                    seen.push(event.data.into_owned());
+                }
+            }
+            seen.extend(reader.finish().unwrap().map(|event| event.data.into_owned()));
+            assert_eq!(seen, ["{\"a\":1}", "data: 2", "{\"c\""], "split at {split}");
+        }
     }
 
     #[test]

@@ -66,6 +66,7 @@ impl DeltaSink for Told {
 /// What is asked, owned.
 pub struct Asked {
     pub model: ModelConfig,
+    pub profile: crate::config::ModelProfile,
     pub system: Option<&'static str>,
     pub transcript: Transcript,
     pub tools: Vec<ToolSpec>,
@@ -80,6 +81,7 @@ pub struct Asked {
 impl Asked {
     pub fn of(model_name: &str) -> Self {
         Self {
+            profile: crate::config::ModelProfile::default(),
             model: ModelConfig {
                 provider: "p".into(),
                 model_name: model_name.into(),
@@ -88,6 +90,7 @@ impl Asked {
                 max_tokens: None,
                 top_p: None,
                 stop_sequences: Vec::new(),
+                reasoning: None,
             },
             system: None,
             transcript: Transcript::new(),
@@ -110,6 +113,8 @@ impl Asked {
             tool_choice: self.tool_choice,
             output: self.output.as_ref(),
             max_tokens: self.max_tokens,
+            cache: crate::config::CacheStrategy::None,
+            profile: &self.profile,
             cache_key: self.cache_key,
             http: &self.http,
             requests_made: &self.requests_made,

@@ -199,14 +199,17 @@ impl Middleware for Host {
                 return Err(self.blocked(Hook::AfterLlm, &why));
             }
             if let Some(text) = said.text {
-                // One text takes the place of all.
-                let mut text = Some(Part::text(text));
-                let kept = std::mem::take(&mut answer.parts);
-                answer.parts = kept
-                    .into_iter()
-                    .filter_map(|part| if part.as_text().is_some() { text.take() } else { Some(part) })
-                    .collect();
-                answer.parts.extend(text);
+                // One text takes the place of all; where there was none, it comes before the calls.
+                let was_at = answer.parts.iter().position(|part| part.as_text().is_some());
+                let first_call = answer.parts.iter().position(|part| part.as_tool_call().is_some());
+                let at = was_at.or(first_call).unwrap_or(answer.parts.len());
+                answer.parts.insert(at, Part::text(text));
+                let mut index = 0;
+                answer.parts.retain(|part| {
+                    let keeps = index == at || part.as_text().is_none();
+                    index += 1;
+                    keeps
+                });
             }
             Ok(())
         })

@@ -10,13 +10,17 @@ use super::workers::Workers;
 use crate::agent::{Account, Agents, Ledger, Spent};
 use crate::approval::ApprovalDesk;
 use crate::config::{
-    AgentConfig, Decision, Limits, LogLevel, ProviderConfig, RuntimeConfig, Steering, ToolConfig,
-    providers_from_environment, strict,
+    ANTHROPIC_URL, AgentConfig, ApiKind, Decision, GEMINI_URL, Limits, LogLevel, OLLAMA_URL, OPENAI_URL,
+    ProviderConfig, RequestFormat, RuntimeConfig, Steering, ToolConfig, providers_from_environment, strict,
 };
 use crate::events::{Bounds, Hub, LogSubscriber, Queue};
+use crate::llm::anthropic::Anthropic;
+use crate::llm::gemini::Gemini;
 use crate::llm::mock::Mock;
-use crate::llm::openai_chat::OpenAiChat;
-use crate::llm::{HttpPool, Provider};
+use crate::llm::ollama::Ollama;
+use crate::llm::openai_chat::{self, OpenAiChat};
+use crate::llm::openai_responses::OpenAiResponses;
+use crate::llm::{HttpPool, Provider, Server};
 use crate::middleware::Chain;
 use crate::store::{Memory, Store};
 use crate::tools::{HostDesk, Registered, Registry, Runner, Tool, ToolFailure};
@@ -426,9 +430,51 @@ fn is_host_work(json: &[u8]) -> bool {
 }
 
 fn build_provider(name: String, config: ProviderConfig) -> Result<Arc<dyn Provider>> {
+    let chat = |stream: bool, is_openai: bool| OpenAiChat::new(openai_chat::Dialect { stream, is_openai });
     Ok(match config {
-        ProviderConfig::OpenAi(config) => Arc::new(OpenAiChat::new(name, "openai", config)?),
-        ProviderConfig::Custom(config) => Arc::new(OpenAiChat::new(name, "custom", config)?),
+        ProviderConfig::OpenAi(config) => {
+            let mut server = config.server(OPENAI_URL);
+            if let Some(organization) = config.organization {
+                server.headers.entry("OpenAI-Organization".into()).or_insert(organization);
+            }
+            let is_openai = server.base_url.starts_with(OPENAI_URL);
+            let stream = server.stream;
+            match config.api {
+                ApiKind::Chat => Arc::new(Server::new(name, "openai", server, chat(stream, is_openai))?),
+                ApiKind::Responses => {
+                    Arc::new(Server::new(name, "openai", server, OpenAiResponses { stream, is_openai })?)
+                }
+            }
+        }
+        ProviderConfig::Anthropic(config) => {
+            let server = config.server(ANTHROPIC_URL);
+            let wire = Anthropic { stream: server.stream };
+            Arc::new(Server::new(name, "anthropic", server, wire)?)
+        }
+        ProviderConfig::Gemini(config) => {
+            let server = config.server(GEMINI_URL);
+            let wire = Gemini { stream: server.stream };
+            Arc::new(Server::new(name, "gemini", server, wire)?)
+        }
+        ProviderConfig::Ollama(config) => {
+            let server = config.server(OLLAMA_URL);
+            let stream = server.stream;
+            if server.base_url.trim_end_matches('/').ends_with("/v1") {
+                return Ok(Arc::new(Server::new(name, "ollama", server, chat(stream, false))?));
+            }
+            let wire = Ollama { stream, num_ctx: config.num_ctx, keep_alive: config.keep_alive };
+            Arc::new(Server::new(name, "ollama", server, wire)?)
+        }
+        ProviderConfig::Custom(config) => {
+            let server = config.server("");
+            let stream = server.stream;
+            match config.request_format {
+                RequestFormat::OpenaiCompatible => Arc::new(Server::new(name, "custom", server, chat(stream, false))?),
+                RequestFormat::AnthropicCompatible => {
+                    Arc::new(Server::new(name, "custom", server, Anthropic { stream })?)
+                }
+            }
+        }
         ProviderConfig::Mock(config) => Arc::new(Mock::new(name, config)),
     })
 }

@@ -10,5 +10,78 @@ mod encode;
 pub use decode::Decoder;
 pub use encode::{CacheTtl, Dialect, Thinking, encode};
 
+use super::server::{Wire, WireDecoder};
+use super::{DeltaSink, Frame, ModelAnswer, ModelRequest};
+use crate::config::{CacheStrategy, Effort, ReasoningConfig};
+use crate::types::{Result, Transcript};
+use http::HeaderName;
+
 /// The family of this wire's opaque data.
 pub const FAMILY: &str = "anthropic";
+
+/// The version of the API, which every request names.
+const VERSION: &str = "2023-06-01";
+
+/// The most tokens of an answer where nobody says: the API demands a figure.
+const DEFAULT_MAX_TOKENS: u32 = 4_096;
+
+/// The wire of a server.
+pub struct Anthropic {
+    /// Whether to ask for a stream.
+    pub stream: bool,
+}
+
+impl Wire for Anthropic {
+    fn url(&self, base: &str, _: &str) -> String {
+        format!("{base}/v1/messages")
+    }
+
+    fn key_header(&self, key: &str) -> (HeaderName, String) {
+        (HeaderName::from_static("x-api-key"), key.to_owned())
+    }
+
+    fn headers(&self) -> &[(&'static str, &str)] {
+        &[("anthropic-version", VERSION)]
+    }
+
+    fn encode(&self, request: &ModelRequest<'_>) -> Result<Vec<u8>> {
+        let known = request.profile.max_output_tokens.and_then(|most| u32::try_from(most).ok());
+        let dialect = Dialect {
+            stream: self.stream,
+            max_tokens: known.unwrap_or(DEFAULT_MAX_TOKENS),
+            thinking: request.model.reasoning.and_then(thinking),
+            cache: match request.cache {
+                CacheStrategy::None => None,
+                CacheStrategy::Automatic { ttl: crate::config::CacheTtl::FiveMinutes } => Some(CacheTtl::FiveMinutes),
+                CacheStrategy::Automatic { ttl: crate::config::CacheTtl::OneHour } => Some(CacheTtl::OneHour),
+            },
+        };
+        encode(request, &dialect)
+    }
+
+    fn decoder<'a>(&self, provider: &'a str, transcript: &'a Transcript) -> Box<dyn WireDecoder + 'a> {
+        Box::new(Decoder::new(provider, transcript))
+    }
+}
+
+fn thinking(reasoning: ReasoningConfig) -> Option<Thinking> {
+    match reasoning {
+        ReasoningConfig { effort: Some(Effort::None), .. } => None,
+        ReasoningConfig { budget_tokens: Some(tokens), .. } => Some(Thinking::Budget(tokens)),
+        ReasoningConfig { budget_tokens: None, .. } => Some(Thinking::Adaptive),
+    }
+}
+
+impl WireDecoder for Decoder<'_> {
+    fn event(&mut self, name: &str, data: &str, sink: &mut dyn DeltaSink) -> Frame {
+        Decoder::event(self, name, data, sink)
+    }
+
+    fn is_finished(&self) -> bool {
+        Decoder::is_finished(self)
+    }
+
+    fn finish(self: Box<Self>, sink: &mut dyn DeltaSink) -> ModelAnswer {
+        Decoder::finish(*self, sink)
+    }
+}

@@ -5,9 +5,8 @@
 //! shape with `message` where a chunk has `delta`, and is read by the same code.
 
 use crate::llm::assemble::CallPiece;
-use crate::llm::classify::Failure;
-use crate::llm::{Assembler, DeltaSink};
-use crate::types::{Error, FinishReason, Usage};
+use crate::llm::{Assembler, DeltaSink, Frame};
+use crate::types::{FinishReason, Usage};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -15,33 +14,16 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// What a payload was.
-#[derive(Debug)]
-pub enum Frame {
-    /// A part of the answer, taken in.
-    Taken,
-    /// `[DONE]`: nothing that follows counts.
-    Done,
-    /// Not JSON, or not an object.
-    Malformed,
-    /// The server reports a failure.
-    Failed(Error),
-}
-
 /// Decodes the `data` of one server-sent event, or a whole JSON answer.
 pub fn decode(payload: &str, provider: &str, assembler: &mut Assembler<'_>, sink: &mut dyn DeltaSink) -> Frame {
     if payload.starts_with("[DONE]") {
         return Frame::Done;
     }
     let Ok(chunk) = serde_json::from_str::<Chunk<'_>>(payload) else {
-        // Some proxies answer an error as an array of one.
-        return match serde_json::from_str::<Vec<Failed<'_>>>(payload) {
-            Ok(failed) if failed.iter().any(|failed| failed.error.is_some()) => failure(payload, provider),
-            Ok(_) | Err(_) => Frame::Malformed,
-        };
+        return Frame::not_an_object(payload, provider);
     };
     if chunk.error.is_some_and(|error| error.get() != "null") {
-        return failure(payload, provider);
+        return Frame::failed(payload, provider);
     }
     assembler.model(&chunk.model.0);
     if let Some(choice) = chunk.choices.0 {
@@ -51,10 +33,6 @@ pub fn decode(payload: &str, provider: &str, assembler: &mut Assembler<'_>, sink
         assembler.usage(usage.into());
     }
     Frame::Taken
-}
-
-fn failure(payload: &str, provider: &str) -> Frame {
-    Frame::Failed(Failure { provider, status: None, headers: None, body: payload.as_bytes() }.into_error())
 }
 
 fn take(choice: Choice<'_>, assembler: &mut Assembler<'_>, sink: &mut dyn DeltaSink) {
@@ -107,12 +85,6 @@ fn arguments_text(raw: &RawValue) -> Cow<'_, str> {
         text if text.starts_with('"') => serde_json::from_str::<Text<'_>>(text).map(|text| text.0).unwrap_or_default(),
         object => Cow::Borrowed(object),
     }
-}
-
-#[derive(Deserialize)]
-struct Failed<'a> {
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]

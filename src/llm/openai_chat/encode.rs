@@ -4,6 +4,7 @@
 //! Source: OpenAI API reference, "Create chat completion". Keys that were not asked for are left out, never `null`:
 //! compatible servers reject what they do not know.
 
+use crate::config::Effort;
 use crate::llm::{ModelRequest, OutputSchema, ToolChoice};
 use crate::types::{Error, Media, MediaSource, Part, Result, Status, ToolCall, Transcript, View};
 use serde::ser::{SerializeSeq, SerializeStruct};
@@ -42,6 +43,7 @@ pub fn encode(request: &ModelRequest<'_>, dialect: Dialect) -> Result<Vec<u8>> {
         tool_choice: Choice::of(request),
         response_format: request.output.map(ResponseFormat),
         prompt_cache_key: request.cache_key.filter(|_| dialect.is_openai),
+        reasoning_effort: model.reasoning.and_then(|reasoning| reasoning.effort),
     });
     body.map_err(|error| Error::internal(format!("the request cannot be encoded: {error}")))
 }
@@ -102,6 +104,8 @@ struct Body<'a> {
     response_format: Option<ResponseFormat<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_cache_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_effort: Option<Effort>,
 }
 
 /// Left out where it says what holds anyway.
@@ -153,7 +157,7 @@ impl Serialize for ResponseFormat<'_> {
 }
 
 /// Whether every object in a schema names all its properties as required and allows no others.
-fn is_strict(schema: &Value) -> bool {
+pub fn is_strict(schema: &Value) -> bool {
     match schema {
         Value::Object(fields) => {
             let properties = fields.get("properties").and_then(Value::as_object);

@@ -1,0 +1,434 @@
+//! A model server over HTTP: one POST, the answer read as it comes, deltas told as they are decoded, with backpressure up
+//! to the socket. Timeouts: connect, first byte, idle, total.
+//!
+//! What is asked and how the answer reads is the business of a [`Wire`]: one for each wire family.
+
+use super::classify::Failure;
+use super::frame::Frame;
+use super::http::{Connection, connection_error};
+use super::{DeltaSink, ModelAnswer, ModelRequest, Provider, SseReader};
+use crate::config::{ModelProfile, RetryConfig, Secret, ServerConfig};
+use crate::types::{Category, Error, ProviderDetail, Result, Status, Transcript};
+use futures_util::future::BoxFuture;
+use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde_json::Map;
+use std::borrow::Cow;
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How one wire family asks and reads.
+pub trait Wire: Send + Sync {
+    /// Where a model of the server at `base` is asked.
+    fn url(&self, base: &str, model: &str) -> String;
+
+    /// The header that carries the key.
+    fn key_header(&self, key: &str) -> (HeaderName, String);
+
+    /// Headers of every request, besides the key's and the configured ones.
+    fn headers(&self) -> &[(&'static str, &str)] {
+        &[]
+    }
+
+    /// The body of a request.
+    fn encode(&self, request: &ModelRequest<'_>) -> Result<Vec<u8>>;
+
+    /// Reads one answer.
+    fn decoder<'a>(&self, provider: &'a str, transcript: &'a Transcript) -> Box<dyn WireDecoder + 'a>;
+
+    /// How the pieces of an answer are told apart.
+    fn framing(&self) -> Framing {
+        Framing::Events
+    }
+
+    /// What a model can do, where that depends on the server.
+    fn profile(&self, model: &str) -> ModelProfile {
+        let _ = model;
+        ModelProfile::default()
+    }
+}
+
+/// Reads one answer, piece by piece. Pure.
+pub trait WireDecoder: Send {
+    /// One event, or one line.
+    fn event(&mut self, name: &str, data: &str, sink: &mut dyn DeltaSink) -> Frame;
+
+    /// Whether the model has said that it stopped.
+    fn is_finished(&self) -> bool;
+
+    /// The whole answer.
+    fn finish(self: Box<Self>, sink: &mut dyn DeltaSink) -> ModelAnswer;
+}
+
+/// How the pieces of a streamed answer are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Server-sent events.
+    Events,
+    /// A JSON object a line.
+    Lines,
+}
+
+/// A server, as configured.
+pub struct Server<W> {
+    name: String,
+    kind: &'static str,
+    config: ServerConfig,
+    headers: HeaderMap,
+    wire: W,
+}
+
+/// What an error page may have in bytes before it is cut.
+const MAX_ERROR_BODY: usize = 64 << 10;
+/// What an answer that is not streamed may have in bytes.
+const MAX_WHOLE_BODY: usize = 64 << 20;
+
+impl<W: Wire> Server<W> {
+    /// A provider for this configuration, which has been checked.
+    pub fn new(name: String, kind: &'static str, config: ServerConfig, wire: W) -> Result<Self> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let accepted = match wire.framing() {
+            Framing::Events => "text/event-stream, application/json",
+            Framing::Lines => "application/x-ndjson, application/json",
+        };
+        headers.insert(ACCEPT, HeaderValue::from_static(accepted));
+        let given = config.headers.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        for (key, value) in wire.headers().iter().map(|(key, value)| (*key, *value)).chain(given) {
+            let at = || format!("config.llm_providers.{name}.headers.{key}");
+            let key = HeaderName::try_from(key).map_err(|_| Error::schema(at(), "this is not an HTTP header name"))?;
+            let value = HeaderValue::try_from(value)
+                .map_err(|_| Error::schema(at(), "this is not an HTTP header value").with_hint("visible ASCII only"))?;
+            headers.insert(key, value);
+        }
+        let mut server = Self { name, kind, config, headers, wire };
+        server.url(&server.config.base_url, "model", &format!("config.llm_providers.{}.base_url", server.name))?;
+        if let Some(Secret::Literal(key)) = &server.config.api_key {
+            let (header, value) = server.key(key)?;
+            // What the host gives as a header goes before the key.
+            server.headers.entry(header).or_insert(value);
+        }
+        Ok(server)
+    }
+
+    fn key(&self, key: &str) -> Result<(HeaderName, HeaderValue)> {
+        let (name, value) = self.wire.key_header(key);
+        let mut value = HeaderValue::try_from(value).map_err(|_| {
+            let path = format!("config.llm_providers.{}.api_key", self.name);
+            Error::schema(path, "the key has characters that no key has")
+                .with_hint("check for line breaks and quotes around it")
+        })?;
+        value.set_sensitive(true);
+        Ok((name, value))
+    }
+
+    /// A query, such as Azure's `api-version`, stays behind the path.
+    fn url(&self, base: &str, model: &str, path: &str) -> Result<reqwest::Url> {
+        let (base, query) = base.split_once('?').map_or((base, None), |(base, query)| (base, Some(query)));
+        let mut url = reqwest::Url::parse(&self.wire.url(base.trim_end_matches('/'), model))
+            .map_err(|error| Error::schema(path, format!("not a URL: {error}")))?;
+        if let Some(query) = query {
+            let own = url.query().map(|own| format!("{own}&")).unwrap_or_default();
+            url.set_query(Some(&format!("{own}{query}")));
+        }
+        Ok(url)
+    }
+
+    async fn request(&self, request: &ModelRequest<'_>, sink: &mut dyn DeltaSink) -> Result<ModelAnswer> {
+        request.requests_made.fetch_add(1, Ordering::Relaxed);
+        match self.config.timeouts.total_ms {
+            0 => self.attempt(request, sink).await,
+            total => timeout(Duration::from_millis(total), self.attempt(request, sink))
+                .await
+                .unwrap_or_else(|_| Err(self.timed_out("the whole answer", "total_ms", total))),
+        }
+    }
+
+    async fn attempt(&self, request: &ModelRequest<'_>, sink: &mut dyn DeltaSink) -> Result<ModelAnswer> {
+        let body = self.wire.encode(request)?;
+        let model = &request.model.model_name;
+        let endpoint = match &request.model.api_base {
+            None => self.url(&self.config.base_url, model, "config.llm_providers")?,
+            Some(base) => self.url(base, model, "agent.model.api_base")?,
+        };
+        let mut response = self.send(request, &endpoint, body).await?;
+        self.tell_rate_limit(response.headers(), sink);
+        let status = response.status();
+        if !status.is_success() {
+            let headers = response.headers().clone();
+            let body = self.read_bounded(response, MAX_ERROR_BODY, sink).await.unwrap_or_default();
+            return Err(Failure { provider: &self.name, status: Some(status), headers: Some(&headers), body: &body }
+                .into_error());
+        }
+        // Taken out, since they would keep the buffer they were read into for as long as the stream lasts.
+        let headers = std::mem::take(response.headers_mut());
+        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        // A server of lines calls them plain JSON, too.
+        if content_type.starts_with("application/json") && self.wire.framing() == Framing::Events {
+            return self.read_whole(request, response, sink).await;
+        }
+        if content_type.starts_with("text/html") {
+            let body = self.read_bounded(response, MAX_ERROR_BODY, sink).await.unwrap_or_default();
+            return Err(Failure { provider: &self.name, status: Some(status), headers: None, body: &body }.into_error());
+        }
+        self.read_stream(request, response, sink).await
+    }
+
+    async fn send(
+        &self,
+        request: &ModelRequest<'_>,
+        endpoint: &reqwest::Url,
+        body: Vec<u8>,
+    ) -> Result<reqwest::Response> {
+        let timeouts = &self.config.timeouts;
+        let client = request
+            .http
+            .client(Connection { tls: endpoint.scheme() == "https", connect_timeout: bound(timeouts.connect_ms) })?;
+        let mut post = reqwest::Request::new(Method::POST, endpoint.clone());
+        *post.headers_mut() = self.headers.clone();
+        if let Some(secret) = self.config.api_key.as_ref().filter(|secret| !matches!(secret, Secret::Literal(_))) {
+            let key = secret.reveal(&format!("config.llm_providers.{}.api_key", self.name))?;
+            let (header, value) = self.key(&key)?;
+            post.headers_mut().entry(header).or_insert(value);
+        }
+        *post.body_mut() = Some(body.into());
+        let sent = client.execute(post);
+        let sent = match bound(timeouts.first_byte_ms) {
+            None => sent.await,
+            Some(limit) => timeout(limit, sent)
+                .await
+                .map_err(|_| self.timed_out("the first byte", "first_byte_ms", timeouts.first_byte_ms))?,
+        };
+        sent.map_err(|error| connection_error(&self.name, endpoint.as_str(), &error))
+    }
+
+    async fn read_stream(
+        &self,
+        request: &ModelRequest<'_>,
+        mut response: reqwest::Response,
+        sink: &mut dyn DeltaSink,
+    ) -> Result<ModelAnswer> {
+        let mut reader = match self.wire.framing() {
+            Framing::Events => SseReader::new(),
+            Framing::Lines => SseReader::lines(),
+        };
+        let mut decoder = self.wire.decoder(&self.name, request.transcript);
+        let mut malformed = 0_u32;
+        let idle_ms = self.config.timeouts.idle_ms;
+        let mut idle = pin!(sleep(Duration::ZERO));
+        loop {
+            if idle_ms > 0 {
+                idle.as_mut().reset(Instant::now() + Duration::from_millis(idle_ms));
+            }
+            let read = loop {
+                tokio::select! {
+                    biased;
+                    read = response.chunk() => break read,
+                    () = sink.ready(), if sink.is_holding() => {}
+                    () = &mut idle, if idle_ms > 0 => return Err(self.timed_out("more of the answer", "idle_ms", idle_ms)),
+                }
+            };
+            let chunk = match read {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(error) => {
+                    return match decoder.is_finished() {
+                        // Everything was said; only the goodbye is missing.
+                        true => Ok(decoder.finish(sink)),
+                        false => Err(self.broken(&error, sink.has_emitted())),
+                    };
+                }
+            };
+            reader.push(&chunk);
+            loop {
+                let event = match reader.next_event() {
+                    Ok(Some(event)) => event,
+                    Ok(None) => break,
+                    Err(_) => return Err(self.oversized("one line of the stream")),
+                };
+                match decoder.event(&event.name, &event.data, sink) {
+                    Frame::Taken => {}
+                    Frame::Done => {
+                        finish_reading(&mut response).await;
+                        return Ok(decoder.finish(sink));
+                    }
+                    Frame::Malformed => {
+                        malformed += 1;
+                        tell_malformed(&event.data, malformed, sink);
+                    }
+                    Frame::Failed(error) => return Err(error),
+                }
+                if !sink.is_ready() {
+                    sink.ready().await;
+                }
+            }
+        }
+        // The end of the bytes. A last event may lack its blank line.
+        match reader.finish() {
+            Ok(Some(event)) => match decoder.event(&event.name, &event.data, sink) {
+                Frame::Failed(error) => return Err(error),
+                Frame::Malformed => tell_malformed(&event.data, malformed + 1, sink),
+                Frame::Taken | Frame::Done => {}
+            },
+            Ok(None) => {}
+            Err(_) => return Err(self.oversized("one line of the stream")),
+        }
+        if !decoder.is_finished() {
+            return Err(self.truncated("the stream ended before the model did", sink.has_emitted()));
+        }
+        Ok(decoder.finish(sink))
+    }
+
+    async fn read_whole(
+        &self,
+        request: &ModelRequest<'_>,
+        response: reqwest::Response,
+        sink: &mut dyn DeltaSink,
+    ) -> Result<ModelAnswer> {
+        let body = self.read_bounded(response, MAX_WHOLE_BODY, sink).await?;
+        // Checked first, which is fast; replaced only where it must be.
+        let text = match std::str::from_utf8(&body) {
+            Ok(text) => Cow::Borrowed(text),
+            Err(_) => String::from_utf8_lossy(&body),
+        };
+        let mut decoder = self.wire.decoder(&self.name, request.transcript);
+        match decoder.event("", &text, sink) {
+            Frame::Taken | Frame::Done if decoder.is_finished() => Ok(decoder.finish(sink)),
+            Frame::Taken | Frame::Done | Frame::Malformed => Err(Error::new(
+                Status::Provider,
+                format!("the provider {:?} answered JSON that is not an answer of its API: {:.200}", self.name, text),
+            )
+            .with_code("bad_answer")
+            .with_hint("check base_url: it is used as given, for OpenAI shapes usually ending in /v1")
+            .with_provider(self.detail())),
+            Frame::Failed(error) => Err(error),
+        }
+    }
+
+    /// Reads a body that should be small, under the idle timeout. For an error page what was read counts, so being cut
+    /// at the bound is no failure there.
+    async fn read_bounded(
+        &self,
+        mut response: reqwest::Response,
+        most: usize,
+        sink: &mut dyn DeltaSink,
+    ) -> Result<Vec<u8>> {
+        let mut body = Vec::new();
+        let idle_ms = self.config.timeouts.idle_ms;
+        loop {
+            let chunk = response.chunk();
+            let read = match bound(idle_ms) {
+                None => chunk.await,
+                Some(limit) => {
+                    timeout(limit, chunk).await.map_err(|_| self.timed_out("more of the answer", "idle_ms", idle_ms))?
+                }
+            };
+            match read {
+                Ok(Some(chunk)) if body.len() + chunk.len() <= most => body.extend_from_slice(&chunk),
+                Ok(Some(chunk)) if most == MAX_ERROR_BODY => {
+                    body.extend_from_slice(chunk.get(..most.saturating_sub(body.len())).unwrap_or_default());
+                    return Ok(body);
+                }
+                Ok(Some(_)) => return Err(self.oversized("the answer")),
+                Ok(None) => return Ok(body),
+                Err(error) => return Err(self.broken(&error, sink.has_emitted())),
+            }
+        }
+    }
+
+    fn tell_rate_limit(&self, headers: &HeaderMap, sink: &mut dyn DeltaSink) {
+        let mut limits = Map::new();
+        for (name, value) in headers {
+            if (name.as_str().contains("ratelimit-") || name == RETRY_AFTER)
+                && let Ok(value) = value.to_str()
+            {
+                limits.insert(name.as_str().to_owned(), value.into());
+            }
+        }
+        if !limits.is_empty() {
+            sink.rate_limit(&self.name, limits);
+        }
+    }
+
+    fn detail(&self) -> ProviderDetail {
+        ProviderDetail { provider: self.name.clone(), ..ProviderDetail::default() }
+    }
+
+    fn timed_out(&self, what: &str, key: &str, limit_ms: u64) -> Error {
+        Error::new(Status::Network, format!("the provider {:?} did not send {what} within {limit_ms} ms", self.name))
+            .with_category(Category::Timeout)
+            .with_code("timeout")
+            .with_hint(format!("raise config.llm_providers.{}.timeouts.{key}, or check the server", self.name))
+            .with_provider(self.detail())
+    }
+
+    fn truncated(&self, message: &str, has_emitted: bool) -> Error {
+        Error::new(Status::Network, format!("the provider {:?}: {message}", self.name))
+            .with_category(Category::Truncated)
+            .with_code("truncated")
+            .with_hint(if has_emitted {
+                "what was streamed is incomplete; the call may be repeated"
+            } else {
+                "the call may be repeated"
+            })
+            .with_provider(self.detail())
+    }
+
+    fn broken(&self, error: &reqwest::Error, has_emitted: bool) -> Error {
+        let error = connection_error(&self.name, &self.config.base_url, error);
+        self.truncated(&format!("the stream was cut off: {}", error.message()), has_emitted)
+    }
+
+    fn oversized(&self, what: &str) -> Error {
+        Error::new(Status::Provider, format!("{what} of the provider {:?} exceeds what is accepted", self.name))
+            .with_code("oversized_answer")
+            .with_hint("this is not what a chat server sends: check base_url")
+            .with_provider(self.detail())
+    }
+}
+
+impl<W: Wire> Provider for Server<W> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    fn profile(&self, model: &str) -> ModelProfile {
+        self.wire.profile(model)
+    }
+
+    fn retry(&self) -> RetryConfig {
+        self.config.retry
+    }
+
+    fn request<'a>(
+        &'a self,
+        request: &'a ModelRequest<'a>,
+        sink: &'a mut dyn DeltaSink,
+    ) -> BoxFuture<'a, Result<ModelAnswer>> {
+        Box::pin(self.request(request, sink))
+    }
+}
+
+/// After the last word there is only the end of the body. A connection whose body was read to its end is used again, which
+/// saves the next request a handshake; but no server's dawdling is worth more than a moment.
+async fn finish_reading(response: &mut reqwest::Response) {
+    let rest = async { while let Ok(Some(_)) = response.chunk().await {} };
+    let _ = timeout(Duration::from_millis(10), rest).await;
+}
+
+/// A stream of nothing but malformed frames must not flood the host: the first few are told.
+fn tell_malformed(payload: &str, count: u32, sink: &mut dyn DeltaSink) {
+    if count <= 3 {
+        sink.warning("malformed_frame", &format!("a frame of the stream is not JSON and was skipped: {payload:.200}"));
+    }
+}
+
+fn bound(ms: u64) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms))
+}
