@@ -16,7 +16,7 @@ use crate::config::HandoffConfig;
 use crate::events::Emitter;
 use crate::middleware::{BeforeTool, PendingCall};
 use crate::tools::{HostAnswer, HostDesk, HostSays, Invocation, Registered, Runner, Tool, ToolFailure};
-use crate::types::{Error, EventBody, Result, Status, ToolCall, ToolCallId, ToolResult, Usage};
+use crate::types::{Error, EventBody, Result, Status, ToolCall, ToolCallId, ToolResult};
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
@@ -74,11 +74,10 @@ pub async fn run_calls(work: &mut Work<'_>, takes_answer: bool) -> Result<Called
         }
     }
     let parallel = work.setup.parallel;
-    let consumed = Mutex::new(Vec::new());
     // Answered one by one, so that an interruption loses no result that came.
     let mut answers: Vec<(ToolCallId, ToolResult)> = Vec::with_capacity(todo.len());
     {
-        let desk = Desk { work: &*work, consumed: &consumed };
+        let desk = Desk { work: &*work };
         if parallel {
             let mut running: FuturesUnordered<_> =
                 todo.into_iter().map(|(call, guarded)| desk.run(call, guarded)).collect();
@@ -97,9 +96,6 @@ pub async fn run_calls(work: &mut Work<'_>, takes_answer: bool) -> Result<Called
     }
     for (id, result) in answers {
         answer(work, &id, result)?;
-    }
-    for (usage, cost, requests) in consumed.into_inner() {
-        work.progress.spend(&usage, cost, requests);
     }
     work.progress.started_calls.forget();
     Ok(called)
@@ -178,8 +174,6 @@ fn hash_sorted(value: &Value, hasher: &mut DefaultHasher) {
 
 struct Desk<'d, 'a> {
     work: &'d Work<'a>,
-    /// What sub-agents have consumed: usage, cost and requests.
-    consumed: &'d Mutex<Vec<(Usage, Option<crate::types::PicoUsd>, u64)>>,
 }
 
 /// What a call comes to before middleware sees it: a result, or what the model is told instead.
@@ -193,6 +187,7 @@ impl Desk<'_, '_> {
             Some(told) => ToolResult::error(told),
             None => {
                 self.work.progress.account.tool_call()?;
+                self.work.progress.meter.tool_call();
                 self.attempt(call).await?.unwrap_or_else(ToolResult::error)
             }
         };
@@ -230,9 +225,7 @@ impl Desk<'_, '_> {
                 let Some(task) = input.get("task").and_then(Value::as_str) else {
                     return Ok(Err("The argument \"task\" is needed, a text.".into()));
                 };
-                let (result, usage) = subagent::run(work, call, sub_agent, task).await;
-                self.consumed.lock().push(usage);
-                Ok(result)
+                Ok(subagent::run(work, call, sub_agent, task).await)
             }
             (Offer::Tool(_) | Offer::Handoff(_), Some(tool)) => {
                 if let Err(wrong) = tool.input.check(&input) {

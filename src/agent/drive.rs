@@ -315,6 +315,7 @@ impl Loop<'_> {
 
     fn result(&self, ended: Ended) -> RunResult {
         let work = &self.work;
+        let counted = work.progress.meter.read();
         let tool_calls = work
             .transcript()
             .calls_since(work.progress.mark)
@@ -326,8 +327,8 @@ impl Loop<'_> {
             tool_calls,
             output: ended.output,
             finish_reason: ended.finish_reason,
-            usage: work.progress.usage,
-            cost_usd: work.progress.cost_is_known.then_some(work.progress.cost),
+            usage: counted.usage,
+            cost_usd: counted.known_cost(),
             agent: work.setup.config.id.clone(),
             model: ended.model,
             iterations: work.progress.iterations,

@@ -22,6 +22,7 @@ mod calls;
 mod context;
 mod control;
 mod drive;
+mod meter;
 mod output;
 mod partial_json;
 mod permission;
@@ -37,8 +38,10 @@ mod work;
 
 pub use budget::{Account, Ledger, Spent};
 pub use control::Control;
+pub use meter::{Counted, Meter};
 pub(crate) use run::panic_error;
 pub use run::{Outcome, RunFailure, RunSpec, execute, execute_below};
 pub use setup::{Agents, Offer, Quota, Setup, offers, specs, specs_hash};
 pub use structured::Structured;
+pub use subagent::Begun;
 pub use template::{Prompt, Template};

@@ -3,6 +3,7 @@
 use super::budget::Account;
 use super::control::Control;
 use super::drive::drive;
+use super::meter::Meter;
 use super::setup::{Agents, Quota, Setup};
 use super::structured::Structured;
 use super::template::Prompt;
@@ -13,9 +14,7 @@ use crate::events::Emitter;
 use crate::llm::HttpPool;
 use crate::store::Store;
 use crate::tools::HostDesk;
-use crate::types::{
-    AgentId, Error, EventBody, Message, Part, PicoUsd, Result, RunId, RunResult, SessionId, Status, Usage,
-};
+use crate::types::{AgentId, Error, EventBody, Message, Part, Result, RunId, RunResult, SessionId, Status, Usage};
 use futures_util::FutureExt;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -54,6 +53,8 @@ pub struct RunSpec {
     pub generates: bool,
     /// What it may consume.
     pub account: Account,
+    /// Counts what it consumes.
+    pub meter: Arc<Meter>,
     /// What its session may.
     pub session_budget: Option<Budget>,
     /// The most tokens of one answer.
@@ -101,8 +102,6 @@ pub struct RunFailure {
     pub error: Error,
     /// What it had consumed.
     pub usage: Usage,
-    /// What that cost, if it is known.
-    pub cost: Option<PicoUsd>,
     /// Model requests it had made.
     pub iterations: u32,
     /// What was said in it, every tool call answered.
@@ -134,7 +133,7 @@ pub async fn execute<T>(spec: &RunSpec, emitter: &Emitter, http: &HttpPool, conc
 
 /// Runs the agent to its end, without the events that begin and end a stream.
 pub async fn execute_below(spec: &RunSpec, emitter: &Emitter, http: &HttpPool) -> Outcome {
-    let mut progress = Progress::new(spec.account.clone());
+    let mut progress = Progress::new(spec.account.clone(), Arc::clone(&spec.meter));
     tracing::debug!(run_id = spec.run_id.as_str(), agent = spec.setup.config.id.as_str(), "run started");
     let control = &spec.control;
     let ended = {
@@ -156,8 +155,7 @@ pub async fn execute_below(spec: &RunSpec, emitter: &Emitter, http: &HttpPool) -
     tracing::debug!(run_id = spec.run_id.as_str(), iterations = progress.iterations, "run ended");
     ended.and_then(|result| kept.map(|()| result)).map_err(|error| RunFailure {
         error: error.with_run_id(spec.run_id.as_str()),
-        usage: progress.usage,
-        cost: progress.cost_is_known.then_some(progress.cost),
+        usage: spec.meter.read().usage,
         iterations: progress.iterations,
         messages,
     })
@@ -199,7 +197,7 @@ async fn wait_for_place<'s>(
 /// session's conversation as it was, so that the same request can simply be made again; one that failed later keeps its
 /// rounds, every call answered honestly.
 async fn keep(progress: &mut Progress, succeeded: bool) -> (Vec<Message>, Result<()>) {
-    let (mark, usage) = (progress.mark, progress.usage);
+    let (mark, counted) = (progress.mark, progress.meter.read());
     let started = &progress.started_calls;
     let session = progress.conversation.session_mut();
     session.transcript.close_open_calls(|call| started.closing(call));
@@ -211,10 +209,14 @@ async fn keep(progress: &mut Progress, succeeded: bool) -> (Vec<Message>, Result
     let answered = messages.iter().any(|message| matches!(message, Message::Assistant { .. }));
     if !succeeded && !answered {
         session.transcript.rewind(mark);
-        if usage == Usage::default() {
+        if counted.requests == 0 {
             return (messages, Ok(()));
         }
     }
+    session.usage += counted.usage;
+    session.cost = session.cost.saturating_add(counted.cost);
+    session.requests += counted.requests;
+    session.tool_calls += counted.tool_calls;
     let own = Conversation::Own(Box::default());
     let kept = match std::mem::replace(&mut progress.conversation, own) {
         Conversation::Held(lease) => lease.commit().await,

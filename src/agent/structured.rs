@@ -39,9 +39,9 @@ pub enum Means {
 }
 
 impl Structured {
-    /// Compiles a request's `response_schema`.
-    pub fn new(schema: &Value, mode: OutputMode, max_repairs: u32) -> Result<Self> {
-        let compiled = Schema::compile(schema, "request.response_schema")?;
+    /// Compiles a request's `response_schema`, given at `path`.
+    pub fn new(schema: &Value, mode: OutputMode, max_repairs: u32, path: &str) -> Result<Self> {
+        let compiled = Schema::compile(schema, path)?;
         let is_wrapped = schema.get("type").and_then(Value::as_str) != Some("object");
         let told = if is_wrapped { wrapped(schema) } else { schema.clone() };
         let told = to_raw_value(&told).map_err(|error| Error::internal(error.to_string()))?;
@@ -145,7 +145,7 @@ mod tests {
     use pretty_assertions::assert_eq;
 
     fn structured(schema: Value) -> Structured {
-        Structured::new(&schema, OutputMode::Auto, 3).unwrap()
+        Structured::new(&schema, OutputMode::Auto, 3, "request.response_schema").unwrap()
     }
 
     #[test]

@@ -3,17 +3,16 @@
 
 use super::budget::{Ledger, Spent};
 use super::control::Control;
+use super::meter::Meter;
 use super::run::{Outcome, RunSpec, execute_below};
 use super::template::Prompt;
 use super::work::Work;
 use crate::config::SubAgentConfig;
-use crate::types::{Envelope, Error, EventBody, Part, PicoUsd, RunId, Status, ToolCall, ToolResult, Usage};
+use crate::events::Emitter;
+use crate::types::{Envelope, Error, EventBody, Part, RunId, Status, ToolCall, ToolResult};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What a sub-agent consumed: usage, cost if known, requests.
-pub type Consumed = (Usage, Option<PicoUsd>, u64);
 
 /// Runs the agent to its end; its answer is the call's result. Boxed, since a run contains its calls and a call may
 /// contain a run.
@@ -22,43 +21,61 @@ pub fn run<'w>(
     call: &'w ToolCall,
     sub_agent: &'w SubAgentConfig,
     task: &'w str,
-) -> BoxFuture<'w, (std::result::Result<ToolResult, String>, Consumed)> {
+) -> BoxFuture<'w, std::result::Result<ToolResult, String>> {
     Box::pin(async move {
-        let nothing = (Usage::default(), Some(PicoUsd::default()), 0);
         let spec = match below(work, sub_agent, task) {
             Ok(spec) => spec,
-            Err(error) => {
-                return (Err(format!("The agent {:?} cannot run: {}", sub_agent.agent, error.message())), nothing);
-            }
+            Err(error) => return Err(format!("The agent {:?} cannot run: {}", sub_agent.agent, error.message())),
         };
         let envelope = Envelope::below(&spec.run_id, &work.spec.run_id, &spec.path, spec.tag.as_deref());
         let emitter = work.emitter.child(envelope);
         work.progress.started_calls.start(&call.id);
-        let (subrun_id, agent) = (&spec.run_id, &sub_agent.agent);
-        work.emitter.emit(&EventBody::SubrunStarted { subrun_id, agent, tool_call_id: Some(&call.id) });
+        let mut begun = Begun::new(work.emitter, &spec, Some(call));
         let outcome = execute_below(&spec, &emitter, work.http).await;
-        finished(work, &spec, &outcome);
+        begun.ended(&outcome);
         match outcome {
-            Ok(result) => {
-                let consumed = (result.usage, result.cost_usd, u64::from(result.iterations));
-                (Ok(ToolResult::ok(result.text)), consumed)
-            }
-            Err(failure) => {
-                let consumed = (failure.usage, failure.cost, u64::from(failure.iterations));
-                (Err(format!("The agent {:?} failed: {}", sub_agent.agent, failure.error.message())), consumed)
-            }
+            Ok(result) => Ok(ToolResult::ok(result.text)),
+            Err(failure) => Err(format!("The agent {:?} failed: {}", sub_agent.agent, failure.error.message())),
         }
     })
 }
 
-fn finished(work: &Work<'_>, spec: &RunSpec, outcome: &Outcome) {
-    let (status, usage, error) = match outcome {
-        Ok(result) => ("completed", result.usage, None),
-        Err(failure) if failure.error.status() == Status::Cancelled => ("cancelled", failure.usage, None),
-        Err(failure) => ("failed", failure.usage, Some(&failure.error)),
-    };
-    let agent = &spec.setup.config.id;
-    work.emitter.emit(&EventBody::SubrunFinished { subrun_id: &spec.run_id, agent, status, usage, error });
+/// A run below another one that has begun: it says so, and says what became of it, also when it is cut off.
+pub struct Begun<'s> {
+    emitter: &'s Emitter,
+    spec: &'s RunSpec,
+    status: &'static str,
+    error: Option<Error>,
+}
+
+impl<'s> Begun<'s> {
+    /// It begins; its end is told on the stream of the run above.
+    pub fn new(emitter: &'s Emitter, spec: &'s RunSpec, call: Option<&ToolCall>) -> Self {
+        let (subrun_id, agent) = (&spec.run_id, &spec.setup.config.id);
+        emitter.emit(&EventBody::SubrunStarted { subrun_id, agent, tool_call_id: call.map(|call| &call.id) });
+        Self { emitter, spec, status: "cancelled", error: None }
+    }
+
+    /// What it came to.
+    pub fn ended(&mut self, outcome: &Outcome) {
+        match outcome {
+            Ok(_) => self.status = "completed",
+            Err(failure) if failure.error.status() == Status::Cancelled => self.status = "cancelled",
+            Err(failure) => (self.status, self.error) = ("failed", Some(failure.error.clone())),
+        }
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.emitter.emit(&EventBody::SubrunFinished {
+            subrun_id: &self.spec.run_id,
+            agent: &self.spec.setup.config.id,
+            status: self.status,
+            usage: self.spec.meter.read().usage,
+            error: self.error.as_ref(),
+        });
+    }
 }
 
 /// What the sub-agent runs with: what its caller has, but for its own conversation.
@@ -93,6 +110,7 @@ fn below(work: &Work<'_>, sub_agent: &SubAgentConfig, task: &str) -> crate::type
         structured: None,
         generates: false,
         account,
+        meter: Meter::new(Some(Arc::clone(&spec.meter))),
         session_budget: None,
         deadline: None,
         control: Arc::new(Control::new(cancel, 0)),

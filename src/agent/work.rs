@@ -3,6 +3,7 @@
 use super::budget::{Account, Ledger, Planned, Reservation, Spent};
 use super::calls::StartedCalls;
 use super::context;
+use super::meter::Meter;
 use super::run::RunSpec;
 use super::setup::Setup;
 use crate::config::{ModelConfig, ModelProfile};
@@ -10,7 +11,7 @@ use crate::events::Emitter;
 use crate::llm::HttpPool;
 use crate::middleware::Scene;
 use crate::store::{Prefix, Session, SessionLease};
-use crate::types::{EventBody, Mark, PicoUsd, Result, Transcript, Usage, now_ms};
+use crate::types::{EventBody, Mark, Result, Transcript, Usage, now_ms};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -23,10 +24,8 @@ pub struct Progress {
     pub conversation: Conversation,
     /// Where the run's own messages begin.
     pub mark: Mark,
-    pub usage: Usage,
-    pub cost: PicoUsd,
-    /// Whether the price of every model that was asked is known.
-    pub cost_is_known: bool,
+    /// What the run and those below it have consumed.
+    pub meter: Arc<Meter>,
     pub iterations: u32,
     pub started_calls: StartedCalls,
     pub account: Account,
@@ -62,14 +61,12 @@ impl Conversation {
 
 impl Progress {
     /// Nothing has happened yet.
-    pub fn new(account: Account) -> Self {
+    pub fn new(account: Account, meter: Arc<Meter>) -> Self {
         let session = Box::<Session>::default();
         Self {
             mark: session.transcript.mark(),
             conversation: Conversation::Own(session),
-            usage: Usage::default(),
-            cost: PicoUsd::default(),
-            cost_is_known: true,
+            meter,
             iterations: 0,
             started_calls: StartedCalls::default(),
             account,
@@ -100,17 +97,6 @@ impl Progress {
             self.account = self.account.with(Arc::new(Ledger::new("session", budget, None, spent, age)));
         }
         self.conversation = Conversation::Held(lease);
-    }
-
-    /// What was consumed and what it cost, added to the run and its session.
-    pub fn spend(&mut self, usage: &Usage, cost: Option<PicoUsd>, requests: u64) {
-        self.usage += *usage;
-        self.cost_is_known &= cost.is_some();
-        self.cost = self.cost.saturating_add(cost.unwrap_or_default());
-        let session = self.conversation.session_mut();
-        session.usage += *usage;
-        session.cost = session.cost.saturating_add(cost.unwrap_or_default());
-        session.requests += requests;
     }
 }
 
@@ -206,8 +192,9 @@ impl Work<'_> {
     pub fn book(&mut self, reservation: Reservation, usage: &Usage, profile: &ModelProfile) {
         let cost = profile.price.as_ref().map(|price| price.cost(usage));
         reservation.settle(usage, cost.unwrap_or_default());
-        self.progress.spend(usage, cost, 1);
-        self.emitter.emit(&EventBody::UsageUpdate { usage: *usage, total: self.progress.usage });
+        self.progress.meter.request(usage, cost);
+        let total = self.progress.meter.read().usage;
+        self.emitter.emit(&EventBody::UsageUpdate { usage: *usage, total });
     }
 
     /// Learns how many characters a token has from what the provider counted.

@@ -164,7 +164,7 @@ impl Emitter {
     ) -> bool {
         if let Some(callback) = callback {
             callback(token, &self.encode_aside(work));
-        } else if self.queue().is_some() {
+        } else if self.queue().is_some_and(|queue| !queue.is_abandoned()) {
             self.emit(work);
         } else if let Some(inbox) = inbox {
             inbox(token, &self.encode_aside(work));

@@ -177,12 +177,16 @@ impl Runtime {
             let (run_id, cancel) = (RunId::generate(), core.scope.cancel().child());
             let emitter = Emitter::new(Envelope::new(&run_id, None), None, Arc::clone(&core.hub), Wishes::default());
             let caller = Caller { run_id: &run_id, emitter: &emitter, http: &http, cancel: &cancel };
-            let work = answer(core, call, &caller);
-            match timeout {
-                None => work.await,
-                Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+            let mut work = std::pin::pin!(answer(core, call, &caller));
+            let Some(limit) = timeout else { return work.await };
+            match tokio::time::timeout(limit, &mut work).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    // What it has begun ends in order.
+                    cancel.cancel("the method did not end within its time");
+                    let _ = work.await;
                     Err(Error::new(Status::Deadline, "the method did not end within its time").with_retryable(true))
-                }),
+                }
             }
         })?
     }

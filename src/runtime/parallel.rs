@@ -6,11 +6,11 @@
 use super::core::Core;
 use super::run::Prepared;
 use super::stream::Answer;
-use crate::agent::{Outcome, execute_below};
+use crate::agent::{Begun, Outcome, execute_below};
 use crate::config::{FailurePolicy, Merge, ParallelRequest, RunRequest};
 use crate::events::Emitter;
 use crate::llm::HttpPool;
-use crate::types::{AgentId, Cancel, Envelope, Error, EventBody, Result, RunId, RunResult, Status};
+use crate::types::{AgentId, Cancel, Envelope, Error, Result, RunId, RunResult, Status};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -43,6 +43,10 @@ impl Dispatch<'_> {
             request.refuse_stream_keys(&path, "the runs share one", "leave it out")?;
             prepared.push((index, self.core.prepare(request, &path, has_stream)?));
         }
+        if let Merge::Agent { agent, .. } = &request.merge {
+            // Better said now than when everything has run.
+            self.core.agents.setup(self.core, &AgentId::from(agent.as_str()), "params.merge.agent")?;
+        }
         let total = prepared.len();
         // Cancelled together, when the call is or when the first failure ends them.
         let together = self.cancel.child();
@@ -71,9 +75,16 @@ impl Dispatch<'_> {
         }));
         let count = |status: &str| results.iter().filter(|result| result["status"] == status).count();
         let answers: Vec<&RunResult> = ended.iter().filter_map(|one| one.outcome.as_ref().ok()).collect();
-        let merged = self.merge(&request.merge, &answers).await?;
-        let whole = json!({"succeeded": count("completed"), "failed": count("failed"), "cancelled": count("cancelled"),
-                           "results": results, "merged": merged});
+        let mut whole = json!({"succeeded": count("completed"), "failed": count("failed"),
+                               "cancelled": count("cancelled"), "results": results});
+        // The answers are worth having also when they could not be merged.
+        let (key, value) = match self.merge(&request.merge, &answers).await {
+            Ok(merged) => ("merged", merged),
+            Err(error) => ("merge_error", json!(error)),
+        };
+        if let Some(fields) = whole.as_object_mut() {
+            fields.insert(key.into(), value);
+        }
         Ok(whole.to_string())
     }
 
@@ -84,7 +95,7 @@ impl Dispatch<'_> {
         let envelope = Envelope::below(&spec.run_id, self.run_id, &spec.path, spec.tag.as_deref());
         let emitter = self.emitter.child(envelope);
         let (run_id, agent) = (spec.run_id.clone(), spec.setup.config.id.clone());
-        self.emitter.emit(&EventBody::SubrunStarted { subrun_id: &run_id, agent: &agent, tool_call_id: None });
+        let mut begun = Begun::new(self.emitter, &spec, None);
         let began = Instant::now();
         let work = execute_below(&spec, &emitter, self.http);
         let mut work = std::pin::pin!(work);
@@ -97,11 +108,8 @@ impl Dispatch<'_> {
             }
         };
         self.core.conclude(&outcome, live, &control);
-        let (status, usage, error) = match &outcome {
-            Ok(result) => ("completed", result.usage, None),
-            Err(failure) => (status_of(&failure.error), failure.usage, Some(&failure.error)),
-        };
-        self.emitter.emit(&EventBody::SubrunFinished { subrun_id: &run_id, agent: &agent, status, usage, error });
+        begun.ended(&outcome);
+        drop(begun);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ended { index, run_id, agent, outcome, duration_ms }
     }

@@ -4,7 +4,7 @@ use super::close::closed;
 use super::core::{Core, Runtime};
 use super::runs::LiveRun;
 use super::stream::{Answer, Ended, Outcome, Stream, lost_answer, result_json};
-use crate::agent::{self, Control, Ledger, Offer, Prompt, RunSpec, Setup, Spent, Structured, execute};
+use crate::agent::{self, Control, Ledger, Meter, Offer, Prompt, RunSpec, Setup, Spent, Structured, execute};
 use crate::config::{Mode, Notify, RunRequest};
 use crate::events::{Batched, Bounds, Emitter, Queue, Wishes, flush_soon};
 use crate::runtime::CallbackSlot;
@@ -112,29 +112,29 @@ impl Runtime {
 impl Core {
     /// Resolves a request. `has_stream`: whether host work can go to a stream.
     pub(super) fn prepare(&self, mut request: RunRequest, path: &str, has_stream: bool) -> Result<Prepared> {
-        let setup = self.agents.setup(self, &AgentId::from(request.agent.as_str()), &format!("{path}.agent"))?;
+        let at = |key: &str| format!("{path}.{key}");
+        let setup = self.agents.setup(self, &AgentId::from(request.agent.as_str()), &at("agent"))?;
         if !has_stream {
             self.check_handler(&setup)?;
         }
         let structured = request
             .response_schema
             .take()
-            .map(|schema| Structured::new(&schema, request.output_mode, request.max_repair_attempts))
+            .map(|schema| {
+                Structured::new(&schema, request.output_mode, request.max_repair_attempts, &at("response_schema"))
+            })
             .transpose()?;
         if let Some(variables) = &request.variables
             && setup.template.is_none()
             && variables.as_object().is_some_and(|variables| !variables.is_empty())
         {
-            return Err(Error::schema(
-                format!("{path}.variables"),
-                "the agent has no system_prompt_template that could use them",
-            ));
+            return Err(Error::schema(at("variables"), "the agent has no system_prompt_template that could use them"));
         }
         let variables = match request.variables.take() {
             Some(Value::Object(variables)) => variables,
             Some(_) | None => Map::new(),
         };
-        let prompt = Prompt::of_request(&setup, &self.id, &variables, &format!("{path}.variables"))?;
+        let prompt = Prompt::of_request(&setup, &self.id, &variables, &at("variables"))?;
         let run_id = request.run_id.take().unwrap_or_else(RunId::generate);
         let tag = request
             .tag
@@ -143,7 +143,7 @@ impl Core {
             .transpose()
             .map_err(|error| Error::internal(error.to_string()))?;
         let control = Arc::new(Control::new(self.scope.cancel().child(), self.limits().max_steering_messages));
-        let live = self.runs.begin(&run_id, &setup.config.id, request.session.as_ref(), &control)?;
+        let live = self.runs.begin(&run_id, &setup.config.id, request.session.as_ref(), &control, &at("run_id"))?;
         // Closing may have begun meanwhile; then it either sees this run living, or this sees it closing.
         if !self.closing.is_open() {
             return Err(closed());
@@ -226,6 +226,7 @@ impl Prepared {
             structured,
             generates: request.mode == Mode::Generate,
             account: own.map_or_else(|| core.account.clone(), |own| core.account.with(own)),
+            meter: Meter::new(None),
             session_budget: core.config.session_budget.filter(|budget| !budget.is_unlimited()),
             max_tokens_per_turn: quota.and_then(|quota| quota.max_tokens_per_turn),
             unknown_price: core.config.unknown_price,
@@ -306,10 +307,12 @@ impl Core {
         let emitter = Emitter::new(Envelope::new(&run_id, None), Some(queue), Arc::clone(&self.hub), Wishes::default());
         let work = work(run_id, emitter.clone(), cancel.clone());
         let task = async move {
-            let answer = tokio::select! {
-                biased;
-                () = cancel.cancelled() => Err(Error::new(Status::Cancelled, format!("the call was cancelled: {}", cancel.reason()))),
-                answer = work => answer,
+            // Not dropped when it is cancelled: whoever runs longer than a moment watches for that, and ends in order.
+            let answer = match work.await {
+                _ if cancel.is_cancelled() => {
+                    Err(Error::new(Status::Cancelled, format!("the call was cancelled: {}", cancel.reason())))
+                }
+                answer => answer,
             };
             let _ = ending.ended.set(answer.clone().map(Outcome::Method));
             finish(&emitter, &answer, &cancel);

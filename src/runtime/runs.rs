@@ -54,13 +54,14 @@ impl Runs {
         Self { state: Mutex::default(), ended: Condvar::new(), max_live, max_finished }
     }
 
-    /// Lists a run as living until the returned value is dropped.
+    /// Lists a run as living until the returned value is dropped. `path` is where its id was given.
     pub fn begin(
         self: &Arc<Self>,
         run_id: &RunId,
         agent: &AgentId,
         session: Option<&SessionId>,
         control: &Arc<Control>,
+        path: &str,
     ) -> Result<LiveRun> {
         let mut state = self.state.lock();
         if state.live.len() >= self.max_live {
@@ -73,7 +74,7 @@ impl Runs {
         }
         let Entry::Vacant(place) = state.live.entry(run_id.clone()) else {
             return Err(Error::new(Status::Exists, format!("a run with the id {run_id:?} lives"))
-                .with_path("request.run_id")
+                .with_path(path)
                 .with_hint("a run_id is unique among living runs"));
         };
         let info = RunInfo {

@@ -124,6 +124,11 @@ impl FakeServer {
         format!("http://{}/v1", self.address)
     }
 
+    /// The bare host, for APIs whose paths begin there.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
     pub fn requests(&self) -> Vec<Request> {
         locked(&self.shared.requests).clone()
     }
