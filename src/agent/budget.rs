@@ -131,12 +131,14 @@ impl Account {
                 account: self.clone(),
                 need: Need::default(),
                 output_limit: planned.output_limit,
+                price_is_unknown: false,
                 settled: false,
             });
         }
         let mut states = self.lock();
         let wanted = planned.output_limit.map(u64::from).or(planned.model_limit).unwrap_or(ASSUMED_OUTPUT);
         let mut allowed = wanted;
+        let has_usd = self.ledgers.iter().any(|ledger| ledger.budget.usd.is_some());
         for (ledger, state) in self.ledgers.iter().zip(&states) {
             allowed = allowed.min(room(ledger, state, planned)?);
         }
@@ -156,7 +158,8 @@ impl Account {
         // What no budget bounds is not told to the provider.
         let output_limit =
             if allowed < wanted { Some(u32::try_from(allowed).unwrap_or(u32::MAX)) } else { planned.output_limit };
-        Ok(Reservation { account: self.clone(), need, output_limit, settled: false })
+        let price_is_unknown = has_usd && planned.price.is_none();
+        Ok(Reservation { account: self.clone(), need, output_limit, price_is_unknown, settled: false })
     }
 
     /// Counts a tool call, if it is allowed.
@@ -245,6 +248,7 @@ pub struct Reservation {
     account: Account,
     need: Need,
     output_limit: Option<u32>,
+    price_is_unknown: bool,
     settled: bool,
 }
 
@@ -252,6 +256,11 @@ impl Reservation {
     /// The most tokens of the answer.
     pub fn output_limit(&self) -> Option<u32> {
         self.output_limit
+    }
+
+    /// Whether a budget in USD applies that this request cannot be counted in.
+    pub fn price_is_unknown(&self) -> bool {
+        self.price_is_unknown
     }
 
     /// Books what was really consumed.

@@ -125,8 +125,11 @@ fn measure(work: &Work<'_>, overhead: usize) -> Size {
 }
 
 fn size_from(work: &Work<'_>, overhead: usize, from: usize) -> u64 {
+    let entries: Vec<Entry<'_>> = work.transcript().visible().collect();
+    let kept = entries.iter().filter(|entry| entry.index >= from);
+    let question = entries.iter().position(|entry| entry.index >= from).and_then(|at| question_of(&entries, at));
     let (mut characters, mut tokens) = (overhead, 0);
-    for view in work.transcript().visible().filter(|entry| entry.index >= from).flat_map(|entry| entry.views()) {
+    for view in kept.chain(question).flat_map(|entry| entry.views()) {
         let (more, media) = weigh(view);
         characters += more;
         tokens += media;
@@ -134,12 +137,19 @@ fn size_from(work: &Work<'_>, overhead: usize, from: usize) -> u64 {
     tokens + to_tokens(work, characters)
 }
 
+/// The question that stays in sight though what is kept begins behind it.
+fn question_of<'e, 't>(entries: &'e [Entry<'t>], at: usize) -> Option<&'e Entry<'t>> {
+    let (before, kept) = entries.split_at_checked(at)?;
+    kept.first().filter(|first| !first.is_user)?;
+    before.iter().rev().find(|entry| entry.is_user)
+}
+
 /// From where on the newest messages stay inside the bounds; the newest one always stays.
 fn keep_from(work: &Work<'_>, overhead: usize, bounds: Bounds) -> usize {
     let entries: Vec<Entry<'_>> = work.transcript().visible().collect();
     let (mut messages, mut characters, mut tokens) = (0, overhead, 0);
-    let mut from = entries.last().map_or(0, |entry| entry.index);
-    for entry in entries.iter().rev() {
+    let mut kept_at = entries.len().saturating_sub(1);
+    for (at, entry) in entries.iter().enumerate().rev() {
         let before = messages;
         for view in entry.views() {
             let (more, media) = weigh(view);
@@ -147,13 +157,23 @@ fn keep_from(work: &Work<'_>, overhead: usize, bounds: Bounds) -> usize {
             characters += more;
             tokens += media;
         }
-        let fits = messages <= bounds.messages && tokens + to_tokens(work, characters) <= bounds.tokens;
+        let question = question_of(&entries, at).into_iter().flat_map(|question| question.views()).map(weigh);
+        let (questions, more, media) = question
+            .fold((0, 0, 0), |(n, characters, tokens), (more, media)| (n + 1, characters + more, tokens + media));
+        let size = tokens + media + to_tokens(work, characters + more);
+        let fits = messages + questions <= bounds.messages && size <= bounds.tokens;
         if before > 0 && before >= bounds.least && !fits {
             break;
         }
-        from = entry.index;
+        kept_at = at;
     }
-    from
+    // Right behind its question: then it begins with the question.
+    if question_of(&entries, kept_at).is_some_and(|question| {
+        Some(question.index) == kept_at.checked_sub(1).and_then(|at| entries.get(at)).map(|entry| entry.index)
+    }) {
+        kept_at -= 1;
+    }
+    entries.get(kept_at).map_or(0, |entry| entry.index)
 }
 
 /// Characters, and tokens of what has none.

@@ -3,7 +3,7 @@
 use super::calls::{Called, run_calls};
 use super::run::{RunSpec, cancelled};
 use super::sink::Joint;
-use super::structured::{Means, Structured};
+use super::structured::{ANSWER_TOOL, Means, Structured};
 use super::template::Prompt;
 use super::turn::{Answered, Ask, ask};
 use super::work::{Progress, Work};
@@ -122,9 +122,9 @@ impl Loop<'_> {
         }
         let mut ended = Ended { parts, finish_reason, model, output: None };
         if calls_tools && is_last {
-            self.refuse_calls(structured_means)?;
+            ended.output = self.refuse_calls(structured_means == Some(Means::Tool))?;
             let has_text = ended.parts.iter().any(|part| part.as_text().is_some_and(|text| !text.trim().is_empty()));
-            if !has_text {
+            if !has_text && ended.output.is_none() {
                 return Err(max_iterations_error(self.max_iterations));
             }
         } else if calls_tools {
@@ -289,12 +289,27 @@ impl Loop<'_> {
         Ok(())
     }
 
-    /// Calls in the answer that was to be the last.
-    fn refuse_calls(&mut self, _: Option<Means>) -> Result<()> {
+    /// Calls in the answer that was to be the last: none of them is executed, but one may be the answer itself.
+    fn refuse_calls(&mut self, takes_answer: bool) -> Result<Option<Value>> {
+        let given = {
+            let mut calls = self.work.transcript().open_calls();
+            let given = calls.find(|call| takes_answer && call.name == ANSWER_TOOL);
+            given.map(|call| (call.id.clone(), call.arguments.clone()))
+        };
+        let mut output = None;
+        if let (Some((id, arguments)), Some(structured)) = (given, &self.work.spec.structured) {
+            match structured.read(&arguments) {
+                Ok(value) => {
+                    output = Some(value);
+                    self.answer(&id, ToolResult::ok("The answer was taken."))?;
+                }
+                Err(problem) => return Err(Structured::failure(&problem, self.repairs + 1)),
+            }
+        }
         self.work
             .transcript_mut()
             .close_open_calls(|_| ToolResult::error("This call was not executed: the run has used up its turns."));
-        Ok(())
+        Ok(output)
     }
 
     fn answer(&mut self, id: &ToolCallId, result: ToolResult) -> Result<()> {

@@ -41,7 +41,7 @@ pub use control::Control;
 pub use meter::{Counted, Meter};
 pub(crate) use run::panic_error;
 pub use run::{Outcome, RunFailure, RunSpec, execute, execute_below};
-pub use setup::{Agents, Offer, Quota, Setup, offers, specs, specs_hash};
+pub use setup::{Agents, Fallback, Offer, Quota, Setup, offers, specs, specs_hash};
 pub use structured::Structured;
 pub use subagent::Begun;
 pub use template::{Prompt, Template};

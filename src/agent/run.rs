@@ -175,7 +175,7 @@ async fn runtime_place<'s>(spec: &'s RunSpec, emitter: &Emitter) -> Option<Semap
 async fn agent_place<'s>(spec: &'s RunSpec, emitter: &Emitter) -> Option<SemaphorePermit<'s>> {
     let quota: &Quota = spec.setup.quota.as_deref().filter(|_| !spec.holds.contains(&spec.setup.config.id))?;
     let message = "the agent runs as often as its resource_quota allows; this run waits";
-    wait_for_place(&quota.runs, message, emitter).await
+    wait_for_place(quota.runs.as_ref()?, message, emitter).await
 }
 
 async fn wait_for_place<'s>(

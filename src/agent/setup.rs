@@ -21,6 +21,8 @@ pub struct Setup {
     pub provider: Arc<dyn Provider>,
     /// What its model can do.
     pub profile: ModelProfile,
+    /// The models that are asked when its own cannot be reached.
+    pub fallback: Vec<Fallback>,
     /// What its model may call, by name.
     pub offers: BTreeMap<String, Offer>,
     /// The same as the model is told, sorted by name.
@@ -37,6 +39,16 @@ pub struct Setup {
     pub parallel: bool,
     /// How much of it may run at the same time.
     pub quota: Option<Arc<Quota>>,
+}
+
+/// A model that is asked when another one cannot be reached.
+pub struct Fallback {
+    /// Which.
+    pub model: ModelConfig,
+    /// Where.
+    pub provider: Arc<dyn Provider>,
+    /// What it can do.
+    pub profile: ModelProfile,
 }
 
 /// What a model may call.
@@ -63,17 +75,17 @@ pub trait Agents: Send + Sync {
 pub struct Quota {
     /// As configured.
     pub config: QuotaConfig,
-    /// Runs.
-    pub runs: Semaphore,
+    /// Runs; none if only the runtime bounds them.
+    pub runs: Option<Semaphore>,
     /// Tool calls.
     pub tools: Semaphore,
 }
 
 impl Quota {
-    /// A quota of which nothing is used.
-    pub fn new(config: QuotaConfig) -> Self {
+    /// A quota of which nothing is used: an agent's own, or what the runtime's means for each agent.
+    pub fn new(config: QuotaConfig, is_own: bool) -> Self {
         Self {
-            runs: Semaphore::new(config.max_concurrent_tasks as usize),
+            runs: is_own.then(|| Semaphore::new(config.max_concurrent_tasks as usize)),
             tools: Semaphore::new(config.max_concurrent_tools_per_agent as usize),
             config,
         }

@@ -95,15 +95,14 @@ impl<'a> TurnSink<'a> {
         self
     }
 
-    /// Nothing more comes: what was held back is told. Returns the number of the request's first event.
-    pub fn finish(mut self) -> u64 {
+    /// Nothing more comes: what was held back is told.
+    pub fn finish(mut self) {
         if let Some(joint) = self.seam.take() {
             let rest = joint.finish().to_owned();
             self.tell(&rest);
         }
         self.end_of_text();
         self.tell_value(true);
-        self.attempt_starts_at
     }
 
     fn tell(&mut self, text: &str) {

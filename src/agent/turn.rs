@@ -1,13 +1,14 @@
 //! One model request of a run, with everything that stands around it: the window, middleware, budgets, retries.
 
 use super::context;
-use super::setup::Setup;
+use super::setup::{Fallback, Setup};
 use super::sink::{Joint, TurnSink};
 use super::structured::{ANSWER_TOOL, Means, Structured};
 use super::work::Work;
-use crate::llm::{ModelAnswer, ModelRequest, ToolChoice, generate};
-use crate::middleware::{BeforeLlm, LlmCall, OnError};
-use crate::types::{Error, FinishReason, Part, Result, Status, ToolSpec, Usage};
+use crate::config::{ModelConfig, ModelProfile};
+use crate::llm::{DeltaSink, ModelAnswer, ModelRequest, Provider, ToolChoice, generate};
+use crate::middleware::{BeforeLlm, LlmCall, OnError, Scene};
+use crate::types::{Category, Error, EventBody, FinishReason, Part, Result, Status, ToolSpec, Usage};
 use std::borrow::Cow;
 
 /// How one request differs from the others of its run.
@@ -94,9 +95,71 @@ fn offered<'s>(setup: &'s Setup, ask: &Ask<'_>) -> Cow<'s, [ToolSpec]> {
     Cow::Owned(specs)
 }
 
+/// Asks the agent's model, and where it cannot be reached, the models of the fallback.
 async fn request(work: &mut Work<'_>, ask: &mut Ask<'_>, system: Option<&str>, specs: &[ToolSpec]) -> Result<Answered> {
     let setup = work.setup.clone();
-    let model = &setup.config.model;
+    let mut number = 0;
+    loop {
+        let Some(candidate) = Candidate::of(&setup, number) else { return Err(Error::internal("no model was asked")) };
+        number += 1;
+        let first_seq = work.emitter.next_seq();
+        let (answer, has_emitted) = request_of(work, ask, system, specs, candidate).await;
+        match (answer, Candidate::of(&setup, number)) {
+            (Ok(answer), _) => return Ok(Answered { answer, first_seq }),
+            (Err(error), Some(next)) if !has_emitted && leaves_hope(&error) => {
+                let (from, to) = (candidate.name(), next.name());
+                tracing::warn!("{from} cannot be reached, asking {to}: {error}");
+                work.emitter.emit(&EventBody::Fallback { from: &from, to: &to, error: &error });
+            }
+            (Err(error), _) => return Err(error),
+        }
+    }
+}
+
+/// A model that may answer.
+#[derive(Clone, Copy)]
+struct Candidate<'s> {
+    model: &'s ModelConfig,
+    provider: &'s dyn Provider,
+    profile: &'s ModelProfile,
+}
+
+impl<'s> Candidate<'s> {
+    /// The agent's own model, then those of its fallback.
+    fn of(setup: &'s Setup, number: usize) -> Option<Self> {
+        match number.checked_sub(1) {
+            None => Some(Self { model: &setup.config.model, provider: &*setup.provider, profile: &setup.profile }),
+            Some(at) => {
+                let Fallback { model, provider, profile } = setup.fallback.get(at)?;
+                Some(Self { model, provider: &**provider, profile })
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.provider.name(), self.model.model_name)
+    }
+}
+
+/// Whether another model may fare better: what is wrong with the request would be wrong there, too.
+fn leaves_hope(error: &Error) -> bool {
+    matches!(error.status(), Status::Network | Status::RateLimited)
+        || matches!(
+            error.category(),
+            Category::Timeout | Category::Unavailable | Category::ExternalFailure | Category::Truncated
+        )
+}
+
+/// One model's answer, and whether anybody has read of it.
+async fn request_of(
+    work: &mut Work<'_>,
+    ask: &mut Ask<'_>,
+    system: Option<&str>,
+    specs: &[ToolSpec],
+    candidate: Candidate<'_>,
+) -> (Result<ModelAnswer>, bool) {
+    let setup = work.setup.clone();
+    let Candidate { model, provider, profile } = candidate;
     let quota = setup.quota.as_ref().and_then(|quota| quota.config.max_tokens_per_turn);
     let wanted = match (ask.max_tokens.or(model.max_tokens), quota.or(work.spec.max_tokens_per_turn)) {
         (Some(wanted), Some(most)) => Some(wanted.min(most)),
@@ -104,18 +167,21 @@ async fn request(work: &mut Work<'_>, ask: &mut Ask<'_>, system: Option<&str>, s
     };
     let estimated = context::estimate(work, system);
     let characters = work.characters(system);
-    let reservation = work.reserve(model, &setup.profile, estimated, wanted)?;
+    let reservation = match work.reserve(model, profile, estimated, wanted) {
+        Ok(reservation) => reservation,
+        Err(error) => return (Err(error), false),
+    };
     let output = match ask.structured {
         Some((structured, Means::Native)) => Some(structured.native()),
         Some((_, Means::Tool | Means::Prompted)) | None => None,
     };
     let tool_choice = match ask.structured {
-        _ if ask.without_tools => ToolChoice::None,
-        Some((_, Means::Tool)) if specs.len() == 1 => ToolChoice::Tool(ANSWER_TOOL),
+        Some((_, Means::Tool)) if ask.without_tools || specs.len() == 1 => ToolChoice::Tool(ANSWER_TOOL),
         Some((_, Means::Tool)) => ToolChoice::Required,
+        Some((_, Means::Native | Means::Prompted)) | None if ask.without_tools => ToolChoice::None,
         Some((_, Means::Native | Means::Prompted)) | None => ToolChoice::Auto,
     };
-    let requests_made = work.requests_to(setup.provider.name());
+    let requests_made = work.requests_to(provider.name());
     let request = ModelRequest {
         model,
         system,
@@ -124,22 +190,25 @@ async fn request(work: &mut Work<'_>, ask: &mut Ask<'_>, system: Option<&str>, s
         tool_choice,
         output: output.as_ref(),
         cache: setup.config.cache_strategy,
-        profile: &setup.profile,
+        profile,
         max_tokens: reservation.output_limit(),
         cache_key: work.spec.session.as_ref().map(|session| session.as_str()),
         http: work.http,
         requests_made: &requests_made,
     };
-    let policy = setup.chain.policy(work.scene(), setup.retry.as_ref());
+    let scene = Scene { provider: provider.name(), model: &model.model_name, ..work.scene() };
+    let policy = setup.chain.policy(scene, setup.retry.as_ref());
     let mut sink = TurnSink::new(work.emitter, setup.chain.text_pipeline())
         .with_value(ask.structured)
         .continuing(ask.joint.as_deref_mut());
-    let answer = generate(&*setup.provider, &request, &policy, &mut sink).await;
-    let first_seq = sink.finish();
-    let answer = answer?;
-    work.calibrate(characters, &answer.usage);
-    work.book(reservation, &answer.usage, &setup.profile);
-    Ok(Answered { answer, first_seq })
+    let answer = generate(provider, &request, &policy, &mut sink).await;
+    let has_emitted = sink.has_emitted();
+    sink.finish();
+    if let Ok(answer) = &answer {
+        work.calibrate(characters, &answer.usage);
+        work.book(reservation, &answer.usage, profile);
+    }
+    (answer, has_emitted)
 }
 
 /// An answer that no model gave.

@@ -31,6 +31,7 @@ pub struct Progress {
     pub account: Account,
     /// How often what was said before was compacted or rewritten.
     pub history: u64,
+    pub has_warned_of_price: bool,
     /// How often each call was made, by the fingerprint of its name and arguments.
     pub repeats: HashMap<u64, u32>,
 }
@@ -71,6 +72,7 @@ impl Progress {
             started_calls: StartedCalls::default(),
             account,
             history: 0,
+            has_warned_of_price: false,
             repeats: HashMap::new(),
         }
     }
@@ -172,20 +174,29 @@ impl Work<'_> {
 
     /// Reserves what a request could consume.
     pub fn reserve(
-        &self,
+        &mut self,
         model: &ModelConfig,
         profile: &ModelProfile,
         input_tokens: u64,
         output_limit: Option<u32>,
     ) -> Result<Reservation> {
-        self.progress.account.reserve(&Planned {
+        let reservation = self.progress.account.reserve(&Planned {
             model: &model.model_name,
             input_tokens,
             output_limit,
             model_limit: profile.max_output_tokens,
             price: profile.price.as_ref(),
             unknown_price: self.spec.unknown_price,
-        })
+        })?;
+        if reservation.price_is_unknown() && !self.progress.has_warned_of_price {
+            self.progress.has_warned_of_price = true;
+            let model = &model.model_name;
+            let message = format!(
+                "the price of the model {model:?} is not known: its requests do not count in the budget in USD"
+            );
+            self.emitter.emit(&EventBody::Warning { code: "unknown_price", message: message.into() });
+        }
+        Ok(reservation)
     }
 
     /// Books what a request has consumed.

@@ -26,6 +26,11 @@ pub struct AgentConfig {
     /// A system prompt with variables; goes before `system_prompt`.
     #[serde(default)]
     pub system_prompt_template: Option<TemplateConfig>,
+    /// Other models that are asked, in this order, when the model cannot be reached: after its own retries, never once it has
+    /// said something.
+    #[serde(default, deserialize_with = "models")]
+    #[schemars(with = "Vec<ModelShape>")]
+    pub fallback: Vec<ModelConfig>,
     /// Names of registered tools, and of built-in ones: `read_blob`.
     #[serde(default)]
     pub tools: Vec<String>,
@@ -327,6 +332,9 @@ impl AgentConfig {
             return Err(Error::schema("agent.max_iterations", "an agent needs at least 1 iteration"));
         }
         agent.model.check("agent.model")?;
+        for (index, model) in agent.fallback.iter().enumerate() {
+            model.check(&format!("agent.fallback[{index}]"))?;
+        }
         for (key, seconds) in
             [("max_execution_time", agent.max_execution_time), ("approval_timeout", Some(agent.approval_timeout))]
         {
@@ -410,6 +418,13 @@ impl ModelConfig {
 /// As [`model`], where there may be none.
 pub(super) fn model_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ModelConfig>, D::Error> {
     model(deserializer).map(Some)
+}
+
+/// As [`model`], a list of them.
+fn models<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ModelConfig>, D::Error> {
+    #[derive(Deserialize)]
+    struct One(#[serde(deserialize_with = "model")] ModelConfig);
+    Ok(Vec::<One>::deserialize(deserializer)?.into_iter().map(|One(model)| model).collect())
 }
 
 fn model<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ModelConfig, D::Error> {

@@ -37,8 +37,8 @@ pub use mock::{MockConfig, MockError, MockExpect, MockScope, MockToolCall, MockT
 pub use models::{Modality, ModelProfile, Price, StructuredOutput};
 pub use pattern::Pattern;
 pub use provider::{
-    ANTHROPIC_URL, AnthropicConfig, ApiKind, CustomConfig, GEMINI_URL, GeminiConfig, OLLAMA_URL, OPENAI_URL,
-    OllamaConfig, OpenAiConfig, ProviderConfig, RequestFormat, RetryConfig, ServerConfig, TimeoutConfig,
+    ANTHROPIC_URL, AnthropicConfig, ApiKind, BreakerConfig, CustomConfig, GEMINI_URL, GeminiConfig, OLLAMA_URL,
+    OPENAI_URL, OllamaConfig, OpenAiConfig, ProviderConfig, RequestFormat, RetryConfig, ServerConfig, TimeoutConfig,
     providers_from_environment,
 };
 pub(crate) use request::check_media;

@@ -80,6 +80,12 @@ pub struct ServerConfig {
     pub timeouts: TimeoutConfig,
     /// How failed requests are tried again.
     pub retry: RetryConfig,
+    /// When a failing server is left alone.
+    pub circuit_breaker: Option<BreakerConfig>,
+    /// A proxy for its connections.
+    pub proxy: Option<String>,
+    /// Certificates to trust besides the system's.
+    pub ca_file: Option<String>,
 }
 
 impl ServerConfig {
@@ -90,6 +96,18 @@ impl ServerConfig {
             http::HeaderName::try_from(name).map_err(|_| Error::schema(at(), "this is not an HTTP header name"))?;
             http::HeaderValue::try_from(value)
                 .map_err(|_| Error::schema(at(), "this is not an HTTP header value").with_hint("visible ASCII only"))?;
+        }
+        if let Some(proxy) = &self.proxy {
+            check_proxy(proxy, &format!("{path}.proxy"))?;
+        }
+        if let Some(BreakerConfig { failures, open_seconds }) = self.circuit_breaker {
+            if failures == 0 {
+                return Err(Error::schema(format!("{path}.circuit_breaker.failures"), "at least 1 failure is needed"));
+            }
+            if !(open_seconds > 0.0 && open_seconds <= 86_400.0) {
+                let message = "a number of seconds above 0, at most 86400, is needed";
+                return Err(Error::schema(format!("{path}.circuit_breaker.open_seconds"), message));
+            }
         }
         self.retry.check(path)
     }
@@ -115,6 +133,13 @@ macro_rules! server_config {
             pub timeouts: TimeoutConfig,
             /// How failed requests are tried again.
             pub retry: RetryConfig,
+            /// When a failing server is left alone. Default: never.
+            pub circuit_breaker: Option<BreakerConfig>,
+            /// A proxy: `http://host:port`, also with `user:password@`, `https://` or `socks5://`. Default: what the environment
+            /// says (`HTTPS_PROXY`, `NO_PROXY`, …).
+            pub proxy: Option<String>,
+            /// A PEM file with certificates to trust besides the system's.
+            pub ca_file: Option<String>,
             $($(#[$field_doc])* pub $field: $type,)*
         }
 
@@ -128,6 +153,9 @@ macro_rules! server_config {
                     stream: self.stream.unwrap_or(true),
                     timeouts: self.timeouts,
                     retry: self.retry,
+                    circuit_breaker: self.circuit_breaker,
+                    proxy: self.proxy.clone(),
+                    ca_file: self.ca_file.clone(),
                 }
             }
         }
@@ -228,6 +256,37 @@ pub struct TimeoutConfig {
 impl Default for TimeoutConfig {
     fn default() -> Self {
         Self { connect_ms: 10_000, first_byte_ms: 300_000, idle_ms: 60_000, total_ms: 0 }
+    }
+}
+
+/// When a failing server is left alone.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(default)]
+pub struct BreakerConfig {
+    /// Failures in a row: no connection, no answer in time, or 500 and above. Default 5.
+    pub failures: u32,
+    /// Seconds; then one request may try. Default 30.
+    pub open_seconds: f64,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self { failures: 5, open_seconds: 30.0 }
+    }
+}
+
+/// A proxy may have credentials in its URL: there is no other place for them.
+fn check_proxy(proxy: &str, path: &str) -> Result<()> {
+    match proxy.parse::<http::Uri>() {
+        Ok(uri)
+            if matches!(uri.scheme_str(), Some("http" | "https" | "socks5" | "socks5h")) && uri.host().is_some() =>
+        {
+            Ok(())
+        }
+        Ok(_) | Err(_) => {
+            Err(Error::schema(path, "not the URL of a proxy").with_hint("write it like http://proxy:3128"))
+        }
     }
 }
 

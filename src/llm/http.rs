@@ -6,17 +6,23 @@
 use crate::types::{Error, Result, Status};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How a client connects. Clients are shared by everything that connects alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// Whether TLS is needed: without it no certificate store is read.
     pub tls: bool,
     /// How long connecting may take; none without a bound.
     pub connect_timeout: Option<Duration>,
+    /// A proxy, other than the environment's.
+    pub proxy: Option<String>,
+    /// Certificates to trust besides the system's.
+    pub ca_file: Option<String>,
 }
 
 /// See the module's head.
@@ -27,25 +33,34 @@ pub struct HttpPool {
 
 impl HttpPool {
     /// The client for such connections.
-    pub fn client(&self, connection: Connection) -> Result<reqwest::Client> {
+    pub fn client(&self, connection: &Connection) -> Result<reqwest::Client> {
         let mut clients = self.clients.lock();
-        if let Some((_, client)) = clients.iter().find(|(other, _)| *other == connection) {
+        if let Some((_, client)) = clients.iter().find(|(other, _)| other == connection) {
             return Ok(client.clone());
         }
         let client = build(connection)?;
-        clients.push((connection, client.clone()));
+        clients.push((connection.clone(), client.clone()));
         Ok(client)
     }
 }
 
-fn build(connection: Connection) -> Result<reqwest::Client> {
+fn build(connection: &Connection) -> Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
-        .tls_backend_preconfigured(if connection.tls { trusting()? } else { trusting_nobody()? })
+        .tls_backend_preconfigured(match (&connection.ca_file, connection.tls) {
+            (Some(file), true) => trusting_also(file)?,
+            (None, true) => trusting()?,
+            (_, false) => trusting_nobody()?,
+        })
         .user_agent(concat!("libpar/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .pool_idle_timeout(Duration::from_secs(90));
     if let Some(timeout) = connection.connect_timeout {
         builder = builder.connect_timeout(timeout);
+    }
+    if let Some(proxy) = &connection.proxy {
+        let proxy = reqwest::Proxy::all(proxy)
+            .map_err(|error| Error::new(Status::Schema, format!("the proxy cannot be used: {}", chain(&error))))?;
+        builder = builder.proxy(proxy);
     }
     builder
         .build()
@@ -71,6 +86,25 @@ fn trusting() -> Result<ClientConfig> {
         })
     };
     CONFIG.get_or_try_init(read).cloned()
+}
+
+/// The same, and the certificates of a file.
+fn trusting_also(file: &str) -> Result<ClientConfig> {
+    let wrong = |why: String| {
+        Error::new(Status::Schema, format!("the certificates of {file:?} cannot be used: {why}"))
+            .with_hint("ca_file is a PEM file with one or more certificates")
+    };
+    let certificates = CertificateDer::pem_file_iter(file)
+        .and_then(|certificates| certificates.collect::<std::result::Result<Vec<_>, _>>())
+        .map_err(|error| wrong(error.to_string()))?;
+    if certificates.is_empty() {
+        return Err(wrong("there are none in it".into()));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(certificates, Arc::clone(&provider))
+        .map_err(|error| wrong(error.to_string()))?;
+    let builder = tls_builder(provider)?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
 }
 
 /// For clients that never speak TLS: reqwest wants a configuration all the same.

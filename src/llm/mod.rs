@@ -12,6 +12,7 @@
 
 pub mod anthropic;
 mod assemble;
+mod breaker;
 mod classify;
 mod frame;
 pub mod gemini;

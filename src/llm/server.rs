@@ -3,6 +3,7 @@
 //!
 //! What is asked and how the answer reads is the business of a [`Wire`]: one for each wire family.
 
+use super::breaker::Breaker;
 use super::classify::Failure;
 use super::frame::Frame;
 use super::http::{Connection, connection_error};
@@ -23,6 +24,11 @@ use tokio::time::{Instant, sleep, timeout};
 pub trait Wire: Send + Sync {
     /// Where a model of the server at `base` is asked.
     fn url(&self, base: &str, model: &str) -> String;
+
+    /// Whether that depends on the model.
+    fn names_model_in_url(&self) -> bool {
+        false
+    }
 
     /// The header that carries the key.
     fn key_header(&self, key: &str) -> (HeaderName, String);
@@ -77,6 +83,11 @@ pub struct Server<W> {
     kind: &'static str,
     config: ServerConfig,
     headers: HeaderMap,
+    /// Where every model is asked, unless its name is part of the address.
+    endpoint: Option<reqwest::Url>,
+    plain: Connection,
+    secure: Connection,
+    breaker: Option<Breaker>,
     wire: W,
 }
 
@@ -103,8 +114,18 @@ impl<W: Wire> Server<W> {
                 .map_err(|_| Error::schema(at(), "this is not an HTTP header value").with_hint("visible ASCII only"))?;
             headers.insert(key, value);
         }
-        let mut server = Self { name, kind, config, headers, wire };
-        server.url(&server.config.base_url, "model", &format!("config.llm_providers.{}.base_url", server.name))?;
+        let connection = |tls: bool| Connection {
+            tls,
+            connect_timeout: bound(config.timeouts.connect_ms),
+            proxy: config.proxy.clone(),
+            ca_file: config.ca_file.clone().filter(|_| tls),
+        };
+        let (plain, secure) = (connection(false), connection(true));
+        let breaker = config.circuit_breaker.map(Breaker::new);
+        let mut server = Self { name, kind, config, headers, endpoint: None, plain, secure, breaker, wire };
+        let endpoint =
+            server.url(&server.config.base_url, "model", &format!("config.llm_providers.{}.base_url", server.name))?;
+        server.endpoint = Some(endpoint).filter(|_| !server.wire.names_model_in_url());
         if let Some(Secret::Literal(key)) = &server.config.api_key {
             let (header, value) = server.key(key)?;
             // What the host gives as a header goes before the key.
@@ -138,6 +159,14 @@ impl<W: Wire> Server<W> {
 
     async fn request(&self, request: &ModelRequest<'_>, sink: &mut dyn DeltaSink) -> Result<ModelAnswer> {
         request.requests_made.fetch_add(1, Ordering::Relaxed);
+        let Some(breaker) = &self.breaker else { return self.within_time(request, sink).await };
+        let attempt = breaker.enter(&self.name)?;
+        let answer = self.within_time(request, sink).await;
+        attempt.ended(&answer);
+        answer
+    }
+
+    async fn within_time(&self, request: &ModelRequest<'_>, sink: &mut dyn DeltaSink) -> Result<ModelAnswer> {
         match self.config.timeouts.total_ms {
             0 => self.attempt(request, sink).await,
             total => timeout(Duration::from_millis(total), self.attempt(request, sink))
@@ -149,9 +178,10 @@ impl<W: Wire> Server<W> {
     async fn attempt(&self, request: &ModelRequest<'_>, sink: &mut dyn DeltaSink) -> Result<ModelAnswer> {
         let body = self.wire.encode(request)?;
         let model = &request.model.model_name;
-        let endpoint = match &request.model.api_base {
-            None => self.url(&self.config.base_url, model, "config.llm_providers")?,
-            Some(base) => self.url(base, model, "agent.model.api_base")?,
+        let endpoint = match (&request.model.api_base, &self.endpoint) {
+            (None, Some(endpoint)) => endpoint.clone(),
+            (None, None) => self.url(&self.config.base_url, model, "config.llm_providers")?,
+            (Some(base), _) => self.url(base, model, "agent.model.api_base")?,
         };
         let mut response = self.send(request, &endpoint, body).await?;
         self.tell_rate_limit(response.headers(), sink);
@@ -183,9 +213,7 @@ impl<W: Wire> Server<W> {
         body: Vec<u8>,
     ) -> Result<reqwest::Response> {
         let timeouts = &self.config.timeouts;
-        let client = request
-            .http
-            .client(Connection { tls: endpoint.scheme() == "https", connect_timeout: bound(timeouts.connect_ms) })?;
+        let client = request.http.client(if endpoint.scheme() == "https" { &self.secure } else { &self.plain })?;
         let mut post = reqwest::Request::new(Method::POST, endpoint.clone());
         *post.headers_mut() = self.headers.clone();
         if let Some(secret) = self.config.api_key.as_ref().filter(|secret| !matches!(secret, Secret::Literal(_))) {

@@ -1,8 +1,8 @@
 //! The registered agents, made ready to run when they are first needed and again when anything they depend on changes.
 
 use super::core::Core;
-use crate::agent::{Agents, Quota, Setup, Template, offers, specs, specs_hash};
-use crate::config::{AgentConfig, ModelConfig, ModelProfile, strict};
+use crate::agent::{Agents, Fallback, Quota, Setup, Template, offers, specs, specs_hash};
+use crate::config::{AgentConfig, ContextStrategy, ModelConfig, ModelProfile, strict};
 use crate::llm::{Profiles, Provider, RetryPolicy};
 use crate::middleware::Chain;
 use crate::types::{AgentId, Error, Result, Status};
@@ -56,7 +56,11 @@ impl AgentTable {
             chain,
             retry: config.retry_policy.as_ref().map(|policy| Arc::new(RetryPolicy::new(policy))),
             template: template.map(Arc::new),
-            quota: config.resource_quota.map(|quota| Arc::new(Quota::new(quota))),
+            quota: match (config.resource_quota, core.config.default_quota) {
+                (Some(own), _) => Some(Arc::new(Quota::new(own, true))),
+                (None, Some(default)) => Some(Arc::new(Quota::new(default, false))),
+                (None, None) => None,
+            },
             ready: Mutex::default(),
             config: Arc::new(config),
         };
@@ -124,7 +128,16 @@ impl Entry {
         let provider = core.provider(&config.model.provider, "agent.model.provider")?;
         let offers = offers(config, core.tools.resolve(&config.tools, "agent.tools")?)?;
         let specs = specs(&offers)?;
+        if let ContextStrategy::Summarize { summary_model: Some(model), .. } = &config.context_strategy {
+            core.provider(&model.provider, "agent.context_strategy.summary_model.provider")?;
+        }
+        let mut fallback = Vec::with_capacity(config.fallback.len());
+        for (index, model) in config.fallback.iter().enumerate() {
+            let provider = core.provider(&model.provider, &format!("agent.fallback[{index}].provider"))?;
+            fallback.push(Fallback { profile: core.profile(model, &*provider), model: model.clone(), provider });
+        }
         Ok(Setup {
+            fallback,
             profile: core.profile(&config.model, &*provider),
             provider,
             specs_hash: specs_hash(&specs),

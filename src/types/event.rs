@@ -261,6 +261,15 @@ pub enum EventBody<'a> {
         /// What failed.
         error: &'a Error,
     },
+    /// A model cannot be reached and the next one of the fallback is asked.
+    Fallback {
+        /// `provider/model`.
+        from: &'a str,
+        /// `provider/model`.
+        to: &'a str,
+        /// Why.
+        error: &'a Error,
+    },
     /// The provider told how much of its rate limit is left.
     RateLimit {
         /// Key of `llm_providers`.

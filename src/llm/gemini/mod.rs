@@ -34,6 +34,10 @@ impl Wire for Gemini {
         }
     }
 
+    fn names_model_in_url(&self) -> bool {
+        true
+    }
+
     /// In a header, never in the URL: URLs are logged.
     fn key_header(&self, key: &str) -> (HeaderName, String) {
         (HeaderName::from_static("x-goog-api-key"), key.to_owned())
