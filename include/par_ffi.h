@@ -300,6 +300,17 @@ PAR_EXPORT par_status_t par_unregister_tool(par_runtime_t *rt,
                                             size_t name_len,
                                             par_error_t **err);
 
+/* Register a model provider.
+ *
+ * @param  def  JSON: name, type, and what llm_providers takes
+ * @return PAR_OK, or PAR_ERR_EXISTS, PAR_ERR_SCHEMA, ...
+ * @thread any    @blocks never    @since 0.1
+ */
+PAR_EXPORT par_status_t par_register_provider(par_runtime_t *rt,
+                                              const char *def,
+                                              size_t def_len,
+                                              par_error_t **err);
+
 /* List what there is.
  *
  * @param  kind  "agents", "tools", "providers", "sessions" or "runs"

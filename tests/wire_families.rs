@@ -9,7 +9,8 @@ mod support;
 
 use par::config::{CacheStrategy, ModelConfig, ModelProfile};
 use par::llm::{
-    DeltaSink, Frame, HttpPool, ModelAnswer, ModelRequest, SseReader, ToolChoice, anthropic, gemini, openai_responses,
+    DeltaSink, Frame, HttpPool, ModelAnswer, ModelRequest, NoCredentials, SseReader, ToolChoice, anthropic, gemini,
+    openai_responses,
 };
 use par::types::{Error, FinishReason, Part, Result, ToolCallId, ToolResult, Transcript, text_of};
 use pretty_assertions::assert_eq;
@@ -245,6 +246,7 @@ fn goes_back(family: &Family, name: &str, answer: &ModelAnswer, kept: &[String])
         cache: CacheStrategy::None,
         profile: &ModelProfile::default(),
         cache_key: None,
+        credentials: &NoCredentials,
         http: &HttpPool::default(),
         requests_made: &AtomicU32::new(0),
     };

@@ -191,7 +191,15 @@ impl Desk<'_, '_> {
                 self.attempt(call).await?.unwrap_or_else(ToolResult::error)
             }
         };
-        self.work.setup.chain.after_tool(self.work.scene(), call, &mut result).await?;
+        let work = self.work;
+        let own = match work.setup.offers.get(&call.name) {
+            Some(Offer::Tool(tool)) => tool.config.max_output_bytes,
+            Some(Offer::Handoff(_) | Offer::SubAgent(_)) | None => None,
+        };
+        let most = own.unwrap_or(work.spec.limits.max_tool_output_bytes);
+        let can_read = work.setup.offers.contains_key("read_blob");
+        shorten(&mut result, most, &*work.spec.store, can_read).await?;
+        work.setup.chain.after_tool(work.scene(), call, &mut result).await?;
         self.work.emitter.emit(&EventBody::ToolResult {
             tool_call_id: &call.id,
             name: &call.name,
@@ -289,7 +297,7 @@ impl Desk<'_, '_> {
                 return Ok(Err(format!("The tool returned what its output schema forbids: {wrong}")));
             }
         }
-        let mut result = match output.into_result() {
+        let result = match output.into_result() {
             Ok(result) => result,
             Err(told) => return Ok(Err(told)),
         };
@@ -300,9 +308,6 @@ impl Desk<'_, '_> {
                 work.spec.limits.max_tool_result_bytes
             )));
         }
-        let most = tool.config.max_output_bytes.unwrap_or(work.spec.limits.max_tool_output_bytes);
-        let can_read = work.setup.offers.contains_key("read_blob");
-        shorten(&mut result, most, &*work.spec.store, can_read).await?;
         Ok(Ok(result))
     }
 

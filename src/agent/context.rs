@@ -4,6 +4,7 @@
 //! be: then a quarter more than needed, so that the next requests begin with the same bytes and the provider's cache
 //! keeps its worth.
 
+use super::credentials::HostCredentials;
 use super::work::Work;
 use crate::config::{CacheStrategy, ContextStrategy};
 use crate::llm::{DeltaSink, ModelRequest, ToolChoice, generate};
@@ -243,6 +244,7 @@ async fn summarize(work: &mut Work<'_>, kept_from: usize) -> Result<String> {
     let estimated = (said.len() as f64 / CHARACTERS_PER_TOKEN) as u64;
     let reservation = work.reserve(&model, &profile, estimated, Some(max_tokens))?;
     let requests_made = work.requests_to(provider.name());
+    let credentials = HostCredentials { emitter: work.emitter, desk: &work.spec.desk };
     let request = ModelRequest {
         model: &model,
         system: None,
@@ -254,6 +256,7 @@ async fn summarize(work: &mut Work<'_>, kept_from: usize) -> Result<String> {
         profile: &profile,
         max_tokens: reservation.output_limit(),
         cache_key: None,
+        credentials: &credentials,
         http: work.http,
         requests_made: &requests_made,
     };

@@ -11,7 +11,7 @@ use crate::config::{EarlyStopping, HandoffConfig, OnMaxTokens, When};
 use crate::events::Emitter;
 use crate::llm::{HttpPool, ModelAnswer};
 use crate::types::{
-    Error, EventBody, FinishReason, Part, Result, RunResult, Status, ToolCallId, ToolCallRecord, ToolResult,
+    Error, EventBody, FinishReason, Mark, Part, Result, RunResult, Status, ToolCallId, ToolCallRecord, ToolResult,
     TranscriptError, text_of,
 };
 use parking_lot::Mutex;
@@ -76,6 +76,8 @@ impl Loop<'_> {
             }
             self.say(control.take_now(), When::Now)?;
             let is_last = self.work.progress.iterations >= self.max_iterations;
+            // What the model is told then is not part of the conversation.
+            let mark = is_last.then(|| self.work.transcript().mark());
             if is_last {
                 match self.work.setup.config.early_stopping_method {
                     EarlyStopping::Force => return Err(max_iterations_error(self.max_iterations)),
@@ -84,13 +86,15 @@ impl Loop<'_> {
                     }
                 }
             }
-            if let Next::Done(result) = self.turn(is_last).await? {
+            if let Next::Done(result) = self.turn(mark).await? {
                 return Ok(*result);
             }
         }
     }
 
-    async fn turn(&mut self, is_last: bool) -> Result<Next> {
+    /// `last`: where the conversation ends, if this is the last turn.
+    async fn turn(&mut self, last: Option<Mark>) -> Result<Next> {
+        let is_last = last.is_some();
         self.work.progress.iterations += 1;
         self.work.emitter.emit(&EventBody::TurnStarted { turn: self.work.progress.iterations });
         let spec = self.work.spec;
@@ -117,6 +121,9 @@ impl Loop<'_> {
         self.max_tokens = None;
         let ModelAnswer { parts, finish_reason, model, usage: _ } = answer;
         let calls_tools = parts.iter().any(|part| part.as_tool_call().is_some());
+        if let Some(mark) = last {
+            self.work.transcript_mut().rewind(mark);
+        }
         if !parts.is_empty() {
             self.work.transcript_mut().push_assistant(parts.clone()).map_err(bug)?;
         }

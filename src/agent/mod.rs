@@ -21,6 +21,7 @@ mod budget;
 mod calls;
 mod context;
 mod control;
+mod credentials;
 mod drive;
 mod meter;
 mod output;

@@ -118,14 +118,15 @@ pub async fn execute<T>(spec: &RunSpec, emitter: &Emitter, http: &HttpPool, conc
     });
     let outcome = execute_below(spec, emitter, http).await;
     let concluded = conclude(&outcome);
+    let cost_usd = spec.meter.read().known_cost();
     match &outcome {
         Ok(result) => emitter.finish(&EventBody::Completed(result)),
         Err(RunFailure { error, usage, messages, .. }) if error.status() == Status::Cancelled => {
-            emitter.finish(&EventBody::Cancelled { reason: &spec.control.reason(), usage: *usage, messages });
+            emitter.finish(&EventBody::Cancelled { reason: &spec.control.reason(), usage: *usage, cost_usd, messages });
         }
         Err(RunFailure { error, usage, messages, .. }) => {
             tracing::info!(run_id = spec.run_id.as_str(), "run failed: {error}");
-            emitter.finish(&EventBody::Failed { error, usage: *usage, messages });
+            emitter.finish(&EventBody::Failed { error, usage: *usage, cost_usd, messages });
         }
     }
     concluded

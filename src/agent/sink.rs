@@ -4,7 +4,7 @@ use super::seam::Seam;
 use super::structured::{ANSWER_TOOL, Means, Structured};
 use crate::events::Emitter;
 use crate::llm::DeltaSink;
-use crate::middleware::TextPipeline;
+use crate::middleware::{Chain, TextPipeline};
 use crate::types::{Error, EventBody, ToolCallId};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -18,8 +18,10 @@ pub struct TurnSink<'a> {
     has_emitted: bool,
     /// What text passes before anybody reads it.
     pipeline: Option<TextPipeline>,
+    /// The same for arguments that are the answer.
+    arguments: Option<TextPipeline>,
     /// Joins the text to the text it continues.
-    seam: Option<&'a mut Joint>,
+    joint: Option<&'a mut Joint>,
     partial: Option<Partial<'a>>,
     /// The call of [`ANSWER_TOOL`], which is no call for the host.
     answer_call: Option<ToolCallId>,
@@ -28,7 +30,7 @@ pub struct TurnSink<'a> {
 /// A text and its continuation.
 pub struct Joint {
     seam: Seam,
-    /// What the continuation adds.
+    /// What the continuation adds, as anybody may read it.
     pub added: String,
 }
 
@@ -36,19 +38,6 @@ impl Joint {
     /// Continues `before`.
     pub fn new(before: &str) -> Self {
         Self { seam: Seam::new(before), added: String::new() }
-    }
-
-    /// More of the continuation; answers what is new of it.
-    fn push(&mut self, text: &str) -> &str {
-        let known = self.added.len();
-        self.seam.push(text, &mut self.added);
-        self.added.get(known..).unwrap_or_default()
-    }
-
-    fn finish(&mut self) -> &str {
-        let known = self.added.len();
-        self.seam.finish(&mut self.added);
-        self.added.get(known..).unwrap_or_default()
     }
 }
 
@@ -65,13 +54,14 @@ struct Partial<'a> {
 
 impl<'a> TurnSink<'a> {
     /// Tells the events of one request.
-    pub fn new(emitter: &'a Emitter, pipeline: Option<TextPipeline>) -> Self {
+    pub fn new(emitter: &'a Emitter, chain: &Chain) -> Self {
         Self {
             emitter,
             attempt_starts_at: emitter.next_seq(),
             has_emitted: false,
-            pipeline,
-            seam: None,
+            pipeline: chain.text_pipeline(),
+            arguments: chain.text_pipeline(),
+            joint: None,
             partial: None,
             answer_call: None,
         }
@@ -91,17 +81,23 @@ impl<'a> TurnSink<'a> {
 
     /// The answer continues a text.
     pub fn continuing(mut self, joint: Option<&'a mut Joint>) -> Self {
-        self.seam = joint;
+        self.joint = joint;
         self
     }
 
     /// Nothing more comes: what was held back is told.
     pub fn finish(mut self) {
-        if let Some(joint) = self.seam.take() {
-            let rest = joint.finish().to_owned();
+        if let Some(joint) = &mut self.joint {
+            let mut rest = String::new();
+            joint.seam.finish(&mut rest);
             self.tell(&rest);
         }
         self.end_of_text();
+        if let Some(pipeline) = &mut self.arguments {
+            let mut rest = String::new();
+            pipeline.finish(&mut |text, _| rest.push_str(text));
+            self.grow(&rest);
+        }
         self.tell_value(true);
     }
 
@@ -111,19 +107,37 @@ impl<'a> TurnSink<'a> {
         }
         self.has_emitted = true;
         match &mut self.pipeline {
-            None => self.emitter.emit_text(text, false),
+            None => self.let_out(text, false),
             Some(pipeline) => {
-                pipeline.text(text, &mut |text, is_reasoning| self.emitter.emit_text(text, is_reasoning));
+                let mut released = Vec::new();
+                pipeline.text(text, &mut |text, is_reasoning| released.push((text.to_owned(), is_reasoning)));
+                self.let_out_all(released);
             }
-        }
-        if self.partial.as_ref().is_some_and(|partial| partial.means != Means::Tool) {
-            self.grow(text);
         }
     }
 
     fn end_of_text(&mut self) {
         if let Some(pipeline) = &mut self.pipeline {
-            pipeline.finish(&mut |text, is_reasoning| self.emitter.emit_text(text, is_reasoning));
+            let mut released = Vec::new();
+            pipeline.finish(&mut |text, is_reasoning| released.push((text.to_owned(), is_reasoning)));
+            self.let_out_all(released);
+        }
+    }
+
+    fn let_out_all(&mut self, released: Vec<(String, bool)>) {
+        for (text, is_reasoning) in released {
+            self.let_out(&text, is_reasoning);
+        }
+    }
+
+    /// Text that anybody may read: the value grows from nothing else.
+    fn let_out(&mut self, text: &str, is_reasoning: bool) {
+        self.emitter.emit_text(text, is_reasoning);
+        if let Some(joint) = self.joint.as_mut().filter(|_| !is_reasoning) {
+            joint.added.push_str(text);
+        }
+        if !is_reasoning && self.partial.as_ref().is_some_and(|partial| partial.means != Means::Tool) {
+            self.grow(text);
         }
     }
 
@@ -132,6 +146,18 @@ impl<'a> TurnSink<'a> {
             partial.text.push_str(text);
         }
         self.tell_value(false);
+    }
+
+    /// More of the arguments that are the answer.
+    fn grow_from_arguments(&mut self, args_json: &str) {
+        match &mut self.arguments {
+            None => self.grow(args_json),
+            Some(pipeline) => {
+                let mut released = String::new();
+                pipeline.reasoning(args_json, &mut |text, _| released.push_str(text));
+                self.grow(&released);
+            }
+        }
     }
 
     fn tell_value(&mut self, is_last: bool) {
@@ -150,11 +176,11 @@ impl<'a> TurnSink<'a> {
 
 impl DeltaSink for TurnSink<'_> {
     fn text(&mut self, text: &str) {
-        match self.seam.take() {
+        match &mut self.joint {
             None => self.tell(text),
             Some(joint) => {
-                let new = joint.push(text).to_owned();
-                self.seam = Some(joint);
+                let mut new = String::new();
+                joint.seam.push(text, &mut new);
                 self.tell(&new);
             }
         }
@@ -182,7 +208,7 @@ impl DeltaSink for TurnSink<'_> {
 
     fn tool_call_delta(&mut self, id: &ToolCallId, args_json: &str) {
         if self.answer_call.as_ref() == Some(id) {
-            self.grow(args_json);
+            self.grow_from_arguments(args_json);
         } else if self.pipeline.is_none() {
             // What may have to be masked is told whole, by the tool's own events.
             self.emitter.emit(&EventBody::ToolCallDelta { tool_call_id: id, args_json });

@@ -1,6 +1,7 @@
 //! One model request of a run, with everything that stands around it: the window, middleware, budgets, retries.
 
 use super::context;
+use super::credentials::HostCredentials;
 use super::setup::{Fallback, Setup};
 use super::sink::{Joint, TurnSink};
 use super::structured::{ANSWER_TOOL, Means, Structured};
@@ -53,7 +54,8 @@ pub async fn ask(work: &mut Work<'_>, mut ask: Ask<'_>) -> Result<Answered> {
         let mut call = LlmCall { transcript: work.transcript(), tools: &specs, system, added: Vec::new() };
         let decided = setup.chain.before_llm(work.scene(), &mut call).await?;
         let LlmCall { system, added, .. } = call;
-        for text in added {
+        // Asked again for the same request, a hook says the same again.
+        for text in added.into_iter().filter(|_| compactions + retries == 0) {
             let text = vec![Part::text(setup.chain.mask(&text))];
             work.transcript_mut().push_user(text).map_err(|error| Error::internal(error.to_string()))?;
         }
@@ -63,12 +65,12 @@ pub async fn ask(work: &mut Work<'_>, mut ask: Ask<'_>) -> Result<Answered> {
             BeforeLlm::Block(why) => return Err(Error::new(Status::Guard, why).with_code("blocked")),
         }
         work.watch_prefix(system.as_deref());
-        let error = match request(work, &mut ask, system.as_deref(), &specs).await {
+        let Broken { error, first_seq } = match request(work, &mut ask, system.as_deref(), &specs).await {
             Ok(mut answered) => {
                 setup.chain.after_llm(work.scene(), &mut answered.answer).await?;
                 return Ok(answered);
             }
-            Err(error) => error,
+            Err(broken) => broken,
         };
         // What cannot be shortened is the provider's error.
         if error.status() == Status::ContextLength
@@ -76,11 +78,18 @@ pub async fn ask(work: &mut Work<'_>, mut ask: Ask<'_>) -> Result<Answered> {
             && context::fit(work, system.as_deref(), true).await?
         {
             compactions += 1;
+            void(work, first_seq, compactions + retries + 1, &error);
             continue;
         }
         match setup.chain.on_error(work.scene(), &error).await? {
-            OnError::Retry if retries < MOST_HOST_RETRIES => retries += 1,
-            OnError::Answer(text) => return Ok(given(work, text)),
+            OnError::Retry if retries < MOST_HOST_RETRIES => {
+                retries += 1;
+                void(work, first_seq, compactions + retries + 1, &error);
+            }
+            OnError::Answer(text) => {
+                void(work, first_seq, compactions + retries + 1, &error);
+                return Ok(given(work, text));
+            }
             OnError::Retry | OnError::Fail => return Err(error),
         }
     }
@@ -96,11 +105,18 @@ fn offered<'s>(setup: &'s Setup, ask: &Ask<'_>) -> Cow<'s, [ToolSpec]> {
 }
 
 /// Asks the agent's model, and where it cannot be reached, the models of the fallback.
-async fn request(work: &mut Work<'_>, ask: &mut Ask<'_>, system: Option<&str>, specs: &[ToolSpec]) -> Result<Answered> {
+async fn request(
+    work: &mut Work<'_>,
+    ask: &mut Ask<'_>,
+    system: Option<&str>,
+    specs: &[ToolSpec],
+) -> Result<Answered, Broken> {
     let setup = work.setup.clone();
     let mut number = 0;
     loop {
-        let Some(candidate) = Candidate::of(&setup, number) else { return Err(Error::internal("no model was asked")) };
+        let Some(candidate) = Candidate::of(&setup, number) else {
+            return Err(Broken { error: Error::internal("no model was asked"), first_seq: None });
+        };
         number += 1;
         let first_seq = work.emitter.next_seq();
         let (answer, has_emitted) = request_of(work, ask, system, specs, candidate).await;
@@ -111,8 +127,22 @@ async fn request(work: &mut Work<'_>, ask: &mut Ask<'_>, system: Option<&str>, s
                 tracing::warn!("{from} cannot be reached, asking {to}: {error}");
                 work.emitter.emit(&EventBody::Fallback { from: &from, to: &to, error: &error });
             }
-            (Err(error), _) => return Err(error),
+            (Err(error), _) => return Err(Broken { error, first_seq: has_emitted.then_some(first_seq) }),
         }
+    }
+}
+
+/// A request that came to nothing.
+struct Broken {
+    error: Error,
+    /// The number of its first event, if anybody has read of it.
+    first_seq: Option<u64>,
+}
+
+/// What was told of a broken request counts no more.
+fn void(work: &Work<'_>, first_seq: Option<u64>, attempt: u32, error: &Error) {
+    if let Some(discard_from_seq) = first_seq {
+        work.emitter.emit(&EventBody::TurnRetried { attempt, delay_ms: 0, discard_from_seq, error });
     }
 }
 
@@ -182,6 +212,7 @@ async fn request_of(
         Some((_, Means::Native | Means::Prompted)) | None => ToolChoice::Auto,
     };
     let requests_made = work.requests_to(provider.name());
+    let credentials = HostCredentials { emitter: work.emitter, desk: &work.spec.desk };
     let request = ModelRequest {
         model,
         system,
@@ -193,14 +224,14 @@ async fn request_of(
         profile,
         max_tokens: reservation.output_limit(),
         cache_key: work.spec.session.as_ref().map(|session| session.as_str()),
+        credentials: &credentials,
         http: work.http,
         requests_made: &requests_made,
     };
     let scene = Scene { provider: provider.name(), model: &model.model_name, ..work.scene() };
     let policy = setup.chain.policy(scene, setup.retry.as_ref());
-    let mut sink = TurnSink::new(work.emitter, setup.chain.text_pipeline())
-        .with_value(ask.structured)
-        .continuing(ask.joint.as_deref_mut());
+    let mut sink =
+        TurnSink::new(work.emitter, &setup.chain).with_value(ask.structured).continuing(ask.joint.as_deref_mut());
     let answer = generate(provider, &request, &policy, &mut sink).await;
     let has_emitted = sink.has_emitted();
     sink.finish();

@@ -231,7 +231,8 @@ named_or_whole!(
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
-    /// Key of `llm_providers`.
+    /// Key of `llm_providers`. Empty or left out: the default provider.
+    #[serde(default)]
     pub provider: String,
     /// The model's name, as the provider has it.
     pub model_name: String,
@@ -381,9 +382,12 @@ impl ModelConfig {
         Self::short(text).ok_or_else(|| Error::schema(path, format!("expected \"provider/model\", got {text:?}")))
     }
 
+    /// `provider/model`, or a model of the default provider.
     fn short(text: &str) -> Option<Self> {
-        let (provider, model_name) =
-            text.split_once('/').filter(|(provider, model)| !provider.is_empty() && !model.is_empty())?;
+        let (provider, model_name) = text.split_once('/').unwrap_or(("", text));
+        if model_name.is_empty() || (text.contains('/') && provider.is_empty()) {
+            return None;
+        }
         Some(Self {
             provider: provider.to_owned(),
             model_name: model_name.to_owned(),

@@ -1,9 +1,10 @@
 //! Model providers: `llm_providers.<name>`.
 
-use super::{MockConfig, Secret};
+use super::{MockConfig, Secret, check_name, strict};
 use crate::types::{Error, Result};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// One provider.
@@ -28,6 +29,19 @@ pub enum ProviderConfig {
 }
 
 impl ProviderConfig {
+    /// Parses a provider with its `name`.
+    pub fn from_json(text: &str) -> Result<(String, Self)> {
+        let mut value = strict::parse(text, "provider")?;
+        let name = value.as_object_mut().and_then(|fields| fields.remove("name"));
+        let Some(Value::String(name)) = name else {
+            return Err(Error::schema("provider.name", "a provider needs a name").with_hint("add \"name\": \"…\""));
+        };
+        check_name(&name, "provider.name", "a provider")?;
+        let config: Self = strict::read(&value, "provider")?;
+        config.check("provider")?;
+        Ok((name, config))
+    }
+
     pub(super) fn check(&self, path: &str) -> Result<()> {
         match self {
             Self::OpenAi(config) => config.server(OPENAI_URL).check(path),

@@ -15,6 +15,8 @@ pub struct RuntimeConfig {
     pub threads: Option<u16>,
     /// Model providers by the name that agents use. Those found in the environment are added.
     pub llm_providers: BTreeMap<String, ProviderConfig>,
+    /// The provider of models that name none. Default: the only one that is configured, the scripted one not counted.
+    pub default_provider: Option<String>,
     /// Where sessions live. Only `"noop"` in this version: in the memory of the process.
     pub persistence: Persistence,
     /// Whether the tool calls of one model answer run at the same time.
@@ -60,6 +62,7 @@ impl Default for RuntimeConfig {
         Self {
             threads: None,
             llm_providers: BTreeMap::new(),
+            default_provider: None,
             persistence: Persistence::Noop,
             parallel_tool_execution: true,
             limits: Limits::default(),

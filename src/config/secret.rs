@@ -1,4 +1,4 @@
-//! Secrets: given as `{"env":"NAME"}`, `{"file":"path"}` or a literal; never logged, stored or echoed.
+//! Secrets: given as `{"env":"NAME"}`, `{"file":"path"}`, `{"host":"name"}` or a literal; never logged, stored or echoed.
 
 use crate::types::{Error, Result};
 use schemars::JsonSchema;
@@ -12,6 +12,8 @@ pub enum Secret {
     Env(String),
     /// A file; white space around its text is ignored.
     File(String),
+    /// Whatever the host says when it is asked for this name: for keys that change.
+    Host(String),
     /// The secret itself.
     Literal(String),
 }
@@ -22,6 +24,9 @@ impl Secret {
         let missing = |message: String, hint: &str| Err(Error::schema(path, message).with_hint(hint));
         match self {
             Self::Literal(secret) => Ok(secret.clone()),
+            Self::Host(name) => {
+                missing(format!("the host cannot be asked for {name:?} here"), "give it by env or file")
+            }
             Self::Env(name) => match std::env::var(name) {
                 Ok(secret) if !secret.is_empty() => Ok(secret),
                 Ok(_) | Err(_) => missing(
@@ -45,6 +50,7 @@ impl fmt::Debug for Secret {
         match self {
             Self::Env(name) => write!(f, "Secret(env {name:?})"),
             Self::File(file) => write!(f, "Secret(file {file:?})"),
+            Self::Host(name) => write!(f, "Secret(host {name:?})"),
             Self::Literal(_) => f.write_str("Secret(…)"),
         }
     }
@@ -57,7 +63,7 @@ impl<'de> Deserialize<'de> for Secret {
             type Value = Secret;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(r#"{"env":"NAME"}, {"file":"path"} or a string"#)
+                f.write_str(r#"{"env":"NAME"}, {"file":"path"}, {"host":"name"} or a string"#)
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Secret, E> {
@@ -68,22 +74,23 @@ impl<'de> Deserialize<'de> for Secret {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Secret, A::Error> {
-                const KEYS: &[&str] = &["env", "file"];
+                const KEYS: &[&str] = &["env", "file", "host"];
                 let Some(key) = map.next_key::<String>()? else {
                     return Err(A::Error::missing_field("env"));
                 };
                 let secret = match key.as_str() {
                     "env" => Secret::Env(map.next_value()?),
                     "file" => Secret::File(map.next_value()?),
+                    "host" => Secret::Host(map.next_value()?),
                     other => return Err(A::Error::unknown_field(other, KEYS)),
                 };
                 match map.next_key::<String>()? {
-                    Some(_) => Err(A::Error::custom("a secret has one source, \"env\" or \"file\"")),
+                    Some(_) => Err(A::Error::custom("a secret has one source: \"env\", \"file\" or \"host\"")),
                     None => Ok(secret),
                 }
             }
         }
-        deserializer.deserialize_struct("Secret", &["env", "file"], SecretVisitor)
+        deserializer.deserialize_struct("Secret", &["env", "file", "host"], SecretVisitor)
     }
 }
 
@@ -97,7 +104,8 @@ impl JsonSchema for Secret {
             "oneOf": [
                 {"type": "string", "minLength": 1},
                 {"type": "object", "properties": {"env": {"type": "string"}}, "required": ["env"], "additionalProperties": false},
-                {"type": "object", "properties": {"file": {"type": "string"}}, "required": ["file"], "additionalProperties": false}
+                {"type": "object", "properties": {"file": {"type": "string"}}, "required": ["file"], "additionalProperties": false},
+                {"type": "object", "properties": {"host": {"type": "string"}}, "required": ["host"], "additionalProperties": false}
             ]
         })
     }

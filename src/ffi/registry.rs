@@ -69,6 +69,22 @@ pub unsafe extern "C" fn par_unregister_tool(
     guard(err, || unsafe { with_text(rt, name, name_len, "name", Runtime::unregister_tool) })
 }
 
+/// Register a model provider.
+///
+/// @param  def  JSON: name, type, and what llm_providers takes
+/// @return PAR_OK, or PAR_ERR_EXISTS, PAR_ERR_SCHEMA, ...
+/// @thread any    @blocks never    @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn par_register_provider(
+    rt: *mut par_runtime_t,
+    def: *const c_char,
+    def_len: size_t,
+    err: *mut *mut par_error_t,
+) -> par_status_t {
+    // SAFETY: the header demands it of every input.
+    guard(err, || unsafe { with_text(rt, def, def_len, "provider", Runtime::register_provider_config) })
+}
+
 /// List what there is.
 ///
 /// @param  kind  "agents", "tools", "providers", "sessions" or "runs"

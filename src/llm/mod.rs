@@ -43,7 +43,7 @@ pub use server::Server;
 pub use sse::{SseError, SseEvent, SseReader};
 
 use crate::config::{CacheStrategy, ModelConfig, ModelProfile, RetryConfig};
-use crate::types::{FinishReason, Part, Result, ToolCallId, ToolSpec, Transcript, Usage};
+use crate::types::{Error, FinishReason, Part, Result, Status, ToolCallId, ToolSpec, Transcript, Usage};
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 use std::sync::atomic::AtomicU32;
@@ -103,6 +103,8 @@ pub struct ModelRequest<'a> {
     pub max_tokens: Option<u32>,
     /// The same for all requests that share a beginning: lets a provider route them to the same cache.
     pub cache_key: Option<&'a str>,
+    /// Keys that the host gives when they are needed.
+    pub credentials: &'a dyn Credentials,
     /// Connections.
     pub http: &'a HttpPool,
     /// Requests the run has made so far, retries included.
@@ -113,6 +115,23 @@ impl ModelRequest<'_> {
     /// The most tokens of the answer.
     pub fn output_limit(&self) -> Option<u32> {
         self.max_tokens.or(self.model.max_tokens)
+    }
+}
+
+/// Gives keys that nobody has configured in words.
+pub trait Credentials: Send + Sync {
+    /// The key of this name, for a provider.
+    fn ask<'a>(&'a self, name: &'a str, provider: &'a str) -> BoxFuture<'a, Result<String>>;
+}
+
+/// For requests without a host to be asked.
+pub struct NoCredentials;
+
+impl Credentials for NoCredentials {
+    fn ask<'a>(&'a self, name: &'a str, provider: &'a str) -> BoxFuture<'a, Result<String>> {
+        let message =
+            format!("the provider {provider:?} needs the key {name:?} of the host, which cannot be asked here");
+        Box::pin(std::future::ready(Err(Error::new(Status::Auth, message).with_code("no_credential"))))
     }
 }
 
@@ -167,7 +186,7 @@ pub trait DeltaSink: Send {
     /// The provider's rate limit.
     fn rate_limit(&mut self, provider: &str, limits: Map<String, Value>);
     /// A failed attempt will be followed by another.
-    fn retrying(&mut self, attempt: u32, delay_ms: u64, error: &crate::types::Error);
+    fn retrying(&mut self, attempt: u32, delay_ms: u64, error: &Error);
     /// Whether anything of an answer was told since the last [`DeltaSink::retrying`]: then nothing may be retried.
     fn has_emitted(&self) -> bool;
     /// Whether it takes more at once. Asked between deltas; if false, wait for [`DeltaSink::ready`].

@@ -217,7 +217,12 @@ impl<W: Wire> Server<W> {
         let mut post = reqwest::Request::new(Method::POST, endpoint.clone());
         *post.headers_mut() = self.headers.clone();
         if let Some(secret) = self.config.api_key.as_ref().filter(|secret| !matches!(secret, Secret::Literal(_))) {
-            let key = secret.reveal(&format!("config.llm_providers.{}.api_key", self.name))?;
+            let key = match secret {
+                Secret::Host(name) => request.credentials.ask(name, &self.name).await?,
+                Secret::Env(_) | Secret::File(_) | Secret::Literal(_) => {
+                    secret.reveal(&format!("config.llm_providers.{}.api_key", self.name))?
+                }
+            };
             let (header, value) = self.key(&key)?;
             post.headers_mut().entry(header).or_insert(value);
         }

@@ -116,6 +116,7 @@ impl Asked {
             cache: crate::config::CacheStrategy::None,
             profile: &self.profile,
             cache_key: self.cache_key,
+            credentials: &super::NoCredentials,
             http: &self.http,
             requests_made: &self.requests_made,
         }

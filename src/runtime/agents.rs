@@ -155,6 +155,9 @@ impl Entry {
 
 impl Core {
     pub fn provider(&self, name: &str, path: &str) -> Result<Arc<dyn Provider>> {
+        if name.is_empty() {
+            return self.provider_by_default(path);
+        }
         let providers = self.providers.read();
         providers.get(name).cloned().ok_or_else(|| {
             let error = Error::new(Status::NotFound, format!("no provider {name:?} is configured")).with_path(path);
@@ -168,9 +171,27 @@ impl Core {
         })
     }
 
+    /// The default provider: the one that was named so, else the only one there is.
+    fn provider_by_default(&self, path: &str) -> Result<Arc<dyn Provider>> {
+        if let Some(name) = self.default_provider.read().clone().filter(|name| !name.is_empty()) {
+            return self.provider(&name, path);
+        }
+        let providers = self.providers.read();
+        let mut real = providers.values().filter(|provider| provider.kind() != "mock");
+        match (real.next(), real.next()) {
+            (Some(only), None) => Ok(Arc::clone(only)),
+            (None, _) | (Some(_), Some(_)) => {
+                let names = providers.keys().cloned().collect::<Vec<_>>().join(", ");
+                Err(Error::new(Status::NotFound, "the model names no provider, and there is no default one")
+                    .with_path(path)
+                    .with_hint(format!("write \"provider/model\", or set default_provider; configured: {names}")))
+            }
+        }
+    }
+
     /// What a model can do: as the host says, else as the provider says, else as the built-in table says.
     pub fn profile(&self, model: &ModelConfig, provider: &dyn Provider) -> ModelProfile {
-        let full = format!("{}/{}", model.provider, model.model_name);
+        let full = format!("{}/{}", provider.name(), model.model_name);
         let matches = |pattern: &str, name: &str| match pattern.strip_suffix('*') {
             Some(prefix) => name.starts_with(prefix),
             None => pattern == name,

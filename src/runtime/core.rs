@@ -71,6 +71,8 @@ pub(super) struct Core {
     pub shared_limits: Arc<Limits>,
     pub shared_id: Arc<str>,
     pub providers: RwLock<BTreeMap<String, Arc<dyn Provider>>>,
+    /// The provider of models that name none.
+    pub default_provider: RwLock<Option<String>>,
     pub tools: Registry,
     pub store: Arc<dyn Store>,
     pub desk: Arc<HostDesk>,
@@ -127,6 +129,10 @@ impl Runtime {
         for (name, provider) in configured {
             providers.insert(name.clone(), build_provider(name, provider)?);
         }
+        if let Some(name) = config.default_provider.as_ref().filter(|name| !providers.contains_key(*name)) {
+            return Err(Error::new(Status::NotFound, format!("no provider {name:?} is configured"))
+                .with_path("config.default_provider"));
+        }
         let limits = config.limits.clone();
         let inbox_bounds = Bounds { events: limits.inbox_queue_events, bytes: usize::MAX };
         let store: Arc<dyn Store> = Arc::new(Memory::new(limits.max_sessions, limits.max_blob_bytes));
@@ -151,6 +157,7 @@ impl Runtime {
             scope: Scope::new(),
             agents: AgentTable::default(),
             providers: RwLock::new(providers),
+            default_provider: RwLock::new(config.default_provider.clone()),
             tools: Registry::with_builtin(builtin),
             store,
             desk: Arc::default(),
@@ -229,11 +236,20 @@ impl Runtime {
         Ok(())
     }
 
+    /// Adds a provider from its JSON definition: as in `llm_providers`, with its `name`.
+    pub fn register_provider_config(&self, definition: &str) -> Result<()> {
+        self.core().closing.check_open()?;
+        let (name, config) = ProviderConfig::from_json(definition)?;
+        self.register_provider(build_provider(name, config)?)
+    }
+
     /// Adds a provider written in Rust.
     pub fn register_provider(&self, provider: Arc<dyn Provider>) -> Result<()> {
         let mut providers = self.core().providers.write();
         if providers.contains_key(provider.name()) {
-            return Err(Error::new(Status::Exists, format!("a provider {:?} is already registered", provider.name())));
+            return Err(Error::new(Status::Exists, format!("a provider {:?} is already registered", provider.name()))
+                .with_path("provider.name")
+                .with_hint("remove it first by providers.remove"));
         }
         providers.insert(provider.name().to_owned(), provider);
         drop(providers);
@@ -424,9 +440,17 @@ impl Core {
 /// What the inbox must never lose: calls that wait for an answer, their cancellation, and streams that are ready.
 fn is_host_work(json: &[u8]) -> bool {
     let text = std::str::from_utf8(json).unwrap_or_default();
-    ["tool_call", "tool_cancelled", "approval_request", "middleware_call", "middleware_cancelled", "ready"]
-        .iter()
-        .any(|kind| text.contains(&format!(r#""type":"{kind}""#)))
+    [
+        "tool_call",
+        "tool_cancelled",
+        "approval_request",
+        "middleware_call",
+        "middleware_cancelled",
+        "credential_request",
+        "ready",
+    ]
+    .iter()
+    .any(|kind| text.contains(&format!(r#""type":"{kind}""#)))
 }
 
 fn build_provider(name: String, config: ProviderConfig) -> Result<Arc<dyn Provider>> {

@@ -49,6 +49,8 @@ methods! {
     "metrics.snapshot" MetricsSnapshot(NoParams): "what was done since the runtime was created";
     "models.get" ModelsGet(ModelParams): "what is known of a model: its window, abilities and price";
     "providers.list" ProvidersList(NoParams): "the configured model providers";
+    "providers.remove" ProvidersRemove(ProviderParams): "removes a model provider; runs under way keep it";
+    "providers.set_default" ProvidersSetDefault(ProviderParams): "makes a provider that of models that name none";
     "runs.cancel" RunsCancel(CancelParams): "cancels a living run, at once or after its turn";
     "runs.detach" RunsDetach(RunParams): "lets a run go on when its stream is freed; runs.get then has its result";
     "runs.get" RunsGet(RunParams): "one living or lately ended run";
@@ -160,6 +162,14 @@ struct ModelParams {
     model: String,
 }
 
+/// Parameters of a method about one provider.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ProviderParams {
+    /// Key of `llm_providers`.
+    provider: String,
+}
+
 /// Where a method is called from.
 struct Caller<'a> {
     run_id: &'a RunId,
@@ -267,7 +277,24 @@ async fn answer(core: &Arc<Core>, call: Call, caller: &Caller<'_>) -> Answer {
         Call::ModelsGet(ModelParams { model }) => core.model_json(&model)?,
         Call::ProvidersList(NoParams {}) => {
             let providers = core.providers.read();
-            list(providers.values().map(|provider| json!({"name": provider.name(), "type": provider.kind()})).collect())
+            let default = core.default_provider.read();
+            let item = |provider: &Arc<dyn crate::llm::Provider>| {
+                let name = provider.name();
+                json!({"name": name, "type": provider.kind(), "default": default.as_deref() == Some(name)})
+            };
+            list(providers.values().map(item).collect())
+        }
+        Call::ProvidersRemove(ProviderParams { provider }) => {
+            core.provider(&provider, "params.provider")?;
+            core.providers.write().remove(&provider);
+            core.agents.changed();
+            json!({"removed": true})
+        }
+        Call::ProvidersSetDefault(ProviderParams { provider }) => {
+            core.provider(&provider, "params.provider")?;
+            *core.default_provider.write() = Some(provider);
+            core.agents.changed();
+            json!({"default": true})
         }
         Call::RunsCancel(CancelParams { run_id, reason, when }) => {
             let control = core.runs.control(&run_id)?;

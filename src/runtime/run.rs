@@ -332,9 +332,9 @@ fn finish(emitter: &Emitter, answer: &Answer, cancel: &Cancel) {
     match &raw {
         Ok(result) => emitter.finish(&EventBody::Answered { result }),
         Err(error) if error.status() == Status::Cancelled => {
-            emitter.finish(&EventBody::Cancelled { reason: &cancel.reason(), usage, messages: &[] })
+            emitter.finish(&EventBody::Cancelled { reason: &cancel.reason(), usage, cost_usd: None, messages: &[] })
         }
-        Err(error) => emitter.finish(&EventBody::Failed { error, usage, messages: &[] }),
+        Err(error) => emitter.finish(&EventBody::Failed { error, usage, cost_usd: None, messages: &[] }),
     }
 }
 
@@ -357,7 +357,7 @@ impl Drop for Ending {
         let error = if std::thread::panicking() { lost_answer() } else { closed() };
         if self.ended.set(Err(error.clone())).is_ok() {
             let mut event = Vec::new();
-            let failed = EventBody::Failed { error: &error, usage: Usage::default(), messages: &[] };
+            let failed = EventBody::Failed { error: &error, usage: Usage::default(), cost_usd: None, messages: &[] };
             Envelope::new(&self.run_id, None).write(1, &failed, &mut event);
             self.queue.push_terminal(&event);
         }

@@ -178,6 +178,17 @@ pub enum EventBody<'a> {
         /// Why.
         reason: &'a str,
     },
+    /// Host work: a provider needs a key that the host keeps, answered by its token with the key as a JSON string.
+    CredentialRequest {
+        /// The single-use token.
+        token: u64,
+        /// Which key, as configured.
+        name: &'a str,
+        /// Key of `llm_providers`.
+        provider: &'a str,
+        /// How long the host has.
+        deadline_ms: u64,
+    },
     /// The model sees less of what was said before.
     Compaction {
         /// Why: `threshold`, `max_messages`, `max_tokens` or `context_length`.
@@ -299,6 +310,9 @@ pub enum EventBody<'a> {
         error: &'a Error,
         /// What it had consumed.
         usage: Usage,
+        /// What that cost in USD; absent when the price of a model is not known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cost_usd: Option<PicoUsd>,
         /// What was said in it, every tool call answered.
         #[serde(skip_serializing_if = "<[Message]>::is_empty")]
         messages: &'a [Message],
@@ -309,6 +323,9 @@ pub enum EventBody<'a> {
         reason: &'a str,
         /// What it had consumed.
         usage: Usage,
+        /// What that cost in USD; absent when the price of a model is not known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cost_usd: Option<PicoUsd>,
         /// What was said in it, every tool call answered.
         #[serde(skip_serializing_if = "<[Message]>::is_empty")]
         messages: &'a [Message],
@@ -325,6 +342,7 @@ impl EventBody<'_> {
                 | Self::ApprovalRequest { .. }
                 | Self::MiddlewareCall { .. }
                 | Self::MiddlewareCancelled { .. }
+                | Self::CredentialRequest { .. }
         )
     }
 }

@@ -70,6 +70,7 @@ FUNCTIONS = {
     "par_unregister_agent": (c_int32, (c_void_p, c_char_p, c_size_t, POINTER(c_void_p),)),
     "par_register_tool": (c_int32, (c_void_p, c_char_p, c_size_t, POINTER(c_void_p),)),
     "par_unregister_tool": (c_int32, (c_void_p, c_char_p, c_size_t, POINTER(c_void_p),)),
+    "par_register_provider": (c_int32, (c_void_p, c_char_p, c_size_t, POINTER(c_void_p),)),
     "par_list": (c_int32, (c_void_p, c_char_p, c_size_t, POINTER(c_void_p), POINTER(c_size_t), POINTER(c_void_p),)),
     "par_invoke": (c_int32, (c_void_p, c_char_p, c_size_t, c_int64, POINTER(c_void_p), POINTER(c_size_t), POINTER(c_void_p),)),
     "par_call": (c_int32, (c_void_p, c_char_p, c_size_t, c_char_p, c_size_t, c_int64, POINTER(c_void_p), POINTER(c_size_t), POINTER(c_void_p),)),
