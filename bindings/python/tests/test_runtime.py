@@ -574,3 +574,21 @@ def test_structured_output_and_steering():
             stream.steer("again", when="follow_up")
             values = [event.value for event in stream if isinstance(event, par.OutputDelta)]
             assert values[-1] == {"n": 4} and stream.result().output == {"n": 4}
+
+
+def test_a_provider_is_registered_and_its_key_is_the_hosts():
+    with par.Runtime() as rt:
+        rt.register_provider("local", type="openai", base_url="http://127.0.0.1:9/v1", api_key={"host": "local"},
+                             retry={"max_attempts": 1})
+        asked = []
+
+        @rt.key("local")
+        def key():
+            asked.append(True)
+            return "secret"
+
+        rt.register_agent("a", model="local/m")
+        with pytest.raises(par.ParError) as failure:
+            rt.invoke("a", "hi")
+        assert failure.value.code == "network" and asked == [True]
+        assert {"name": "local", "type": "openai", "default": False} in rt.call("providers.list")["items"]

@@ -24,8 +24,8 @@ _PATIENCE_MS = 50
 
 #: The events that one who only wants the result has to look at, as the library writes them. The quotes keep texts out: in
 #: a string they are escaped. A tool's input or a tag may look like one, which costs a decoding in vain.
-_DECISIVE = re.compile(rb'"type":"(tool_call|approval_request|middleware_call|completed|failed|cancelled|suspended)"')
-_HOST_WORK = frozenset(("tool_call", "approval_request", "middleware_call"))
+_DECISIVE = re.compile(rb'"type":"(tool_call|approval_request|middleware_call|credential_request|completed|failed|cancelled|suspended)"')
+_HOST_WORK = frozenset(("tool_call", "approval_request", "middleware_call", "credential_request"))
 _TERMINAL = frozenset(("completed", "failed", "cancelled", "suspended"))
 _ENVELOPE = ("v", "seq", "at_ms", "tag", "type")
 
@@ -39,6 +39,7 @@ class Runtime:
         self._pid = os.getpid()
         self._tools: "dict[str, Tool]" = {}
         self._hooks: "dict[str, object]" = {}
+        self._keys: "dict[str, object]" = {}
         self._approver = None
         self._agents_with_tools: "set[str]" = set()  # those whose runs may need this process
         self._run_ids = itertools.count(1)
@@ -125,6 +126,19 @@ class Runtime:
 
         return register
 
+    def key(self, name: str):
+        """Registers the function that gives a provider's `{"host": name}` key when it is needed: `@runtime.key("openai")`."""
+        def register(function):
+            self._keys[name] = function
+            return function
+
+        return register
+
+    def register_provider(self, name: str, **config) -> None:
+        """Registers a model provider: what `llm_providers` takes, with its `type`."""
+        text = encode({"name": name, **config})
+        check(lib.par_register_provider, self._handle, text, len(text))
+
     # ---- methods
 
     def call(self, method: str, timeout: "float | None" = None, **params):
@@ -159,7 +173,7 @@ class Runtime:
 
     def invoke(self, agent: str, input, *, timeout: "float | None" = None, **keys) -> Result:
         """Runs an agent and waits for its result. Tools run on this thread, one after the other."""
-        if agent not in self._agents_with_tools and not self._hooks and threading.current_thread() is not threading.main_thread():
+        if agent not in self._agents_with_tools and not self._hooks and not self._keys and threading.current_thread() is not threading.main_thread():
             # Signals reach the main thread alone, so here nothing has to be interruptible.
             request = _request(agent, input, keys)
             return Result(decode(
@@ -221,17 +235,19 @@ class Runtime:
         if kind == "tool_call":
             self._answer(event)
         elif kind == "middleware_call":
-            self._answer_hook(event)
+            self._answer_with(event, self._hooks, "middleware", lambda hook: hook(event["hook"], event["payload"]))
+        elif kind == "credential_request":
+            self._answer_with(event, self._keys, "key", lambda key: key())
         else:
             return self._answer_approval(event)
         return True
 
-    def _answer_hook(self, event: dict) -> None:
+    def _answer_with(self, event: dict, functions: dict, what: str, call) -> None:
         try:
-            hook = self._hooks.get(event["name"])
-            if hook is None:
-                raise LookupError(f"no function is registered for the middleware {event['name']!r}")
-            answer = hook(event["hook"], event["payload"])
+            function = functions.get(event["name"])
+            if function is None:
+                raise LookupError(f"no function is registered for the {what} {event['name']!r}")
+            answer = call(function)
         except Exception as error:
             self._fail(event["token"], error)
         else:
