@@ -24,6 +24,31 @@ fn the_configuration_of_the_readme_is_one() {
 }
 
 #[test]
+fn the_json_of_the_documents_is_what_it_says() {
+    use par::config::{AgentConfig, Decision, RunRequest, RuntimeConfig, Steering, ToolConfig};
+    let mut seen = 0;
+    for document in ["docs/agents.md", "docs/providers.md"] {
+        for kind in ["agent", "tool", "request", "runtime", "decision", "steering"] {
+            for block in blocks(document, &format!("json {kind}")) {
+                let read = match kind {
+                    "agent" => AgentConfig::from_json(&block).map(drop),
+                    "tool" => ToolConfig::from_json(&block).map(drop),
+                    "request" => RunRequest::from_json(&block).map(drop),
+                    "decision" => Decision::from_json(&block).map(drop),
+                    "steering" => Steering::from_json(&block).map(drop),
+                    _ => RuntimeConfig::from_json(&block).map(drop),
+                };
+                assert_eq!(read, Ok(()), "{document}: {block}");
+                seen += 1;
+            }
+        }
+        let text = std::fs::read_to_string(root().join(document)).unwrap();
+        assert!(!text.contains("```json\n"), "{document}: say what a block is, so that it is parsed");
+    }
+    assert_eq!(seen, 7);
+}
+
+#[test]
 fn the_c_of_the_readme_does_what_it_says() {
     let test = std::env::current_exe().unwrap();
     let deps = test.parent().unwrap();
@@ -56,7 +81,7 @@ fn the_c_of_the_readme_does_what_it_says() {
 
 #[test]
 fn links_lead_somewhere() {
-    for document in ["README.md", "docs/ABI.md", "docs/architecture.md", "bindings/python/README.md"] {
+    for document in ["README.md", "docs/ABI.md", "docs/agents.md", "docs/architecture.md", "docs/providers.md", "bindings/python/README.md"] {
         let text = std::fs::read_to_string(root().join(document)).unwrap();
         for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
             if !link.starts_with("http") {
