@@ -56,13 +56,22 @@ static par_runtime_t *echoing(void) {
     return rt;
 }
 
-enum kind { ON_TOOL, ON_EVENT, ON_LOG, ON_WAKEUP, KINDS };
+static void approve(uintptr_t context, uint64_t token, const char *json, size_t len) {
+    struct probe *p = (struct probe *)context;
+    const char *id = json_str(json, "approval_id");
+    count(context, token, json, len);
+    CHECK_INT(0, token);
+    if (id && is(json, "approval_request")) CHECK_INT(PAR_OK, par_approval_resolve(p->rt, id, PAR_NTS, "\"approve\"", PAR_NTS, NULL));
+}
+
+enum kind { ON_TOOL, ON_APPROVAL, ON_EVENT, ON_LOG, ON_WAKEUP, KINDS };
 
 static par_status_t on(enum kind kind, par_runtime_t *rt, par_callback_t callback, struct probe *p) {
     par_destroy_t destroy = callback ? destroyed : NULL;
     t_clear();
     switch (kind) {
     case ON_TOOL: return par_on_tool(rt, callback, (uintptr_t)p, destroy, &E);
+    case ON_APPROVAL: return par_on_approval(rt, callback, (uintptr_t)p, destroy, &E);
     case ON_EVENT: return par_on_event(rt, callback, (uintptr_t)p, destroy, &E);
     case ON_LOG: return par_on_log(rt, 5, callback, (uintptr_t)p, destroy, &E);
     default: return par_on_wakeup(rt, callback, (uintptr_t)p, destroy, &E);
@@ -105,6 +114,40 @@ TEST(on_tool_is_told_of_a_cancel) {
     EVENTUALLY(5000, LOAD(p.calls) == 2);
     CHECK_STR("tool_cancelled", json_str(p.last, "type"));
     par_stream_free(s);
+    finish(p.rt);
+}
+
+TEST(on_approval) {
+    struct probe worker = {.rt = mock(CALLS_ADD)}, p = {.rt = worker.rt};
+    int i;
+    tool(p.rt, "add", ",'permission':'confirm'");
+    agent(p.rt, "a", "['add']");
+    ST(PAR_OK, on(ON_TOOL, p.rt, answer, &worker));
+    ST(PAR_OK, on(ON_APPROVAL, p.rt, approve, &p));
+    for (i = 1; i <= 3; i++) {
+        CHECK_STR("The sum is 3.", json_str(invoke(p.rt, GO), "text"));
+        CHECK_INT(i, LOAD(p.calls));
+        CHECK_INT(i, LOAD(worker.calls));
+    }
+    CHECK_STR("approval_request", json_str(p.last, "type"));
+    CHECK_STR("add", json_str(p.last, "name"));
+    CHECK_INT(1, json_int(p.last, "input.a"));
+    CHECK(json_int(p.last, "deadline_ms") > 0);
+    CHECK(!pthread_equal(p.thread, pthread_self()));
+    finish(p.rt);
+    CHECK_INT(1, LOAD(p.destroyed));
+}
+
+TEST(approvals_are_given_by_their_callback_or_later) { /* from another thread, when it has long returned */
+    struct probe p = {.rt = mock(CALLS_ADD)};
+    par_stream_t *s;
+    tool(p.rt, "add", ",'permission':'confirm'");
+    agent(p.rt, "a", "['add']");
+    ST(PAR_OK, on(ON_APPROVAL, p.rt, count, &p));
+    s = start(p.rt, GO);
+    EVENTUALLY(3000, LOAD(p.calls) == 1);
+    ST(PAR_OK, par_approval_resolve(p.rt, json_str(p.last, "approval_id"), PAR_NTS, "\"approve\"", PAR_NTS, &E));
+    CHECK_SAID("The sum is 3.", record(p.rt, s, "3"));
     finish(p.rt);
 }
 
@@ -210,14 +253,14 @@ TEST(one_thread_for_all) { /* and it is not ours */
     par_runtime_t *rt = mock(RETRIED);
     struct probe p[KINDS] = {{0}};
     int kind;
-    tool(rt, "add", NULL);
+    tool(rt, "add", ",'permission':'confirm'");
     agent(rt, "a", "['add']");
     for (kind = 0; kind < KINDS; kind++) {
         p[kind].rt = rt;
-        ST(PAR_OK, on((enum kind)kind, rt, kind == ON_TOOL ? answer : count, &p[kind]));
+        ST(PAR_OK, on((enum kind)kind, rt, kind == ON_TOOL ? answer : kind == ON_APPROVAL ? approve : count, &p[kind]));
     }
     run_to_end(rt);
-    EVENTUALLY(3000, LOAD(p[ON_TOOL].calls) && LOAD(p[ON_EVENT].calls) && LOAD(p[ON_LOG].calls) && LOAD(p[ON_WAKEUP].calls));
+    EVENTUALLY(3000, LOAD(p[ON_TOOL].calls) && LOAD(p[ON_APPROVAL].calls) && LOAD(p[ON_EVENT].calls) && LOAD(p[ON_LOG].calls) && LOAD(p[ON_WAKEUP].calls));
     finish(rt);
     for (kind = 0; kind < KINDS; kind++) {
         CHECK(pthread_equal(p[kind].thread, p[ON_TOOL].thread));

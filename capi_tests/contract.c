@@ -132,16 +132,19 @@ TEST(null_runtime) {
     IS_NULL_ARG(par_call_start(NULL, "describe", PAR_NTS, NULL, 0, &o.stream, &o.err));
     IS_NULL_ARG(par_stream_start(NULL, HELLO, PAR_NTS, &o.stream, &o.err));
     IS_NULL_ARG(par_run_cancel(NULL, "r", PAR_NTS, NULL, 0, &o.err));
+    IS_NULL_ARG(par_run_steer(NULL, "r", PAR_NTS, "\"x\"", PAR_NTS, &o.err));
     IS_NULL_ARG(par_run_status(NULL, "r", PAR_NTS, &o.text, &o.len, &o.err));
     IS_NULL_ARG(par_tool_complete(NULL, 1, "1", PAR_NTS, &o.err));
     IS_NULL_ARG(par_tool_fail(NULL, 1, "{\"message\":\"m\"}", PAR_NTS, &o.err));
     IS_NULL_ARG(par_tool_progress(NULL, 1, "1", PAR_NTS, &o.err));
+    IS_NULL_ARG(par_approval_resolve(NULL, "a", PAR_NTS, "\"approve\"", PAR_NTS, &o.err));
     IS_NULL_ARG(par_inbox_poll(NULL, &o.text, &o.len, &o.err));
     IS_NULL_ARG(par_inbox_wait(NULL, 0, &o.text, &o.len, &o.err));
     IS_NULL_ARG(par_inbox_drain(NULL, 1, &o.text, &o.len, &o.err));
     IS_NULL_ARG(par_inbox_wake(NULL));
     IS_NULL_ARG(par_inbox_fd(NULL, &o.fd, &o.err));
     IS_NULL_ARG(par_on_tool(NULL, NULL, 0, NULL, &o.err));
+    IS_NULL_ARG(par_on_approval(NULL, NULL, 0, NULL, &o.err));
     IS_NULL_ARG(par_on_event(NULL, NULL, 0, NULL, &o.err));
     IS_NULL_ARG(par_on_log(NULL, 3, NULL, 0, NULL, &o.err));
     IS_NULL_ARG(par_on_wakeup(NULL, NULL, 0, NULL, &o.err));
@@ -210,10 +213,14 @@ TEST(null_text) {
         IS_NULL_ARG(par_stream_cancel(s, NULL, n, &o.err));
         IS_NULL_ARG(par_run_cancel(rt, NULL, n, NULL, 0, &o.err));
         IS_NULL_ARG(par_run_cancel(rt, "r", 1, NULL, n, &o.err));
+        IS_NULL_ARG(par_run_steer(rt, NULL, n, "\"x\"", PAR_NTS, &o.err));
+        IS_NULL_ARG(par_run_steer(rt, "r", 1, NULL, n, &o.err));
         IS_NULL_ARG(par_run_status(rt, NULL, n, &o.text, &o.len, &o.err));
         IS_NULL_ARG(par_tool_complete(rt, 1, NULL, n, &o.err));
         IS_NULL_ARG(par_tool_fail(rt, 1, NULL, n, &o.err));
         IS_NULL_ARG(par_tool_progress(rt, 1, NULL, n, &o.err));
+        IS_NULL_ARG(par_approval_resolve(rt, NULL, n, "\"approve\"", PAR_NTS, &o.err));
+        IS_NULL_ARG(par_approval_resolve(rt, "a", 1, NULL, n, &o.err));
         IS_NULL_ARG(par_echo(NULL, n, &o.text, &o.len, &o.err));
     }
     RETURNS(PAR_OK, par_call(rt, "describe", PAR_NTS, NULL, 0, 5000, &o.text, &o.len, &o.err)); /* NULL + 0 is {} */
@@ -223,6 +230,8 @@ TEST(null_text) {
     RETURNS(PAR_ERR_JSON, par_register_agent(rt, NULL, 0, &o.err)); /* params may be left out, a definition may not */
     RETURNS(PAR_ERR_JSON, par_invoke(rt, NULL, 0, 0, &o.text, &o.len, &o.err));
     RETURNS(PAR_ERR_NOT_FOUND, par_run_cancel(rt, "r", 1, NULL, 0, &o.err));
+    RETURNS(PAR_ERR_JSON, par_run_steer(rt, "r", 1, NULL, 0, &o.err));
+    RETURNS(PAR_ERR_JSON, par_approval_resolve(rt, "a", 1, NULL, 0, &o.err));
     RETURNS(PAR_OK, par_stream_cancel(s, NULL, 0, &o.err));
     par_stream_free(s);
     finish(rt);
@@ -250,6 +259,9 @@ TEST(null_len_and_null_error) {
     CHECK_INT(PAR_PENDING, par_inbox_poll(rt, &out, NULL, NULL));
     CHECK_INT(PAR_ERR_NOT_FOUND, par_run_status(rt, "r", 1, &out, NULL, NULL));
     CHECK_INT(PAR_ERR_STALE_TOKEN, par_tool_complete(rt, 1, "1", 1, NULL));
+    CHECK_INT(PAR_ERR_NOT_FOUND, par_run_steer(rt, "r", 1, "\"x\"", PAR_NTS, NULL));
+    CHECK_INT(PAR_ERR_NOT_FOUND, par_approval_resolve(rt, "a", 1, "\"approve\"", PAR_NTS, NULL));
+    CHECK_INT(PAR_OK, par_on_approval(rt, NULL, 0, NULL, NULL));
     CHECK_INT(PAR_ERR_JSON, par_register_tool(rt, "{", 1, NULL));
     CHECK_INT(PAR_ERR_NULL_ARG, par_runtime_info(NULL, NULL, NULL, NULL));
     CHECK_INT(PAR_OK, par_runtime_close(rt, 5000, NULL));
@@ -299,6 +311,8 @@ TEST(errors_of_a_good_handle_zero_their_outputs) {
     RETURNS(PAR_ERR_NOT_FOUND, par_unregister_tool(rt, "b", PAR_NTS, &o.err));
     RETURNS(PAR_ERR_EXISTS, par_register_agent(rt, ECHO_AGENT, PAR_NTS, &o.err));
     RETURNS(PAR_ERR_STALE_TOKEN, par_tool_complete(rt, UINT64_MAX, "1", PAR_NTS, &o.err));
+    RETURNS(PAR_ERR_NOT_FOUND, par_run_steer(rt, "r", PAR_NTS, "\"x\"", PAR_NTS, &o.err));
+    RETURNS(PAR_ERR_NOT_FOUND, par_approval_resolve(rt, "a", PAR_NTS, "\"approve\"", PAR_NTS, &o.err));
     RETURNS(PAR_ERR_INVALID_ARG, par_on_log(rt, 99, NULL, 0, NULL, &o.err));
     finish(rt);
 }
@@ -394,10 +408,14 @@ TEST(bad_utf8) {
         RETURNS(PAR_ERR_UTF8, par_stream_cancel(s, p, n, &o.err));
         RETURNS(PAR_ERR_UTF8, par_run_cancel(rt, p, n, NULL, 0, &o.err));
         RETURNS(PAR_ERR_UTF8, par_run_cancel(rt, "r", PAR_NTS, p, n, &o.err));
+        RETURNS(PAR_ERR_UTF8, par_run_steer(rt, p, n, "\"x\"", PAR_NTS, &o.err));
+        RETURNS(PAR_ERR_UTF8, par_run_steer(rt, "r", PAR_NTS, p, n, &o.err));
         RETURNS(PAR_ERR_UTF8, par_run_status(rt, p, n, &o.text, &o.len, &o.err));
         RETURNS(PAR_ERR_UTF8, par_tool_complete(rt, 1, p, n, &o.err));
         RETURNS(PAR_ERR_UTF8, par_tool_fail(rt, 1, p, n, &o.err));
         RETURNS(PAR_ERR_UTF8, par_tool_progress(rt, 1, p, n, &o.err));
+        RETURNS(PAR_ERR_UTF8, par_approval_resolve(rt, p, n, "\"approve\"", PAR_NTS, &o.err));
+        RETURNS(PAR_ERR_UTF8, par_approval_resolve(rt, "a", PAR_NTS, p, n, &o.err));
     }
     struct seen seen = drive(s, NULL, NULL); /* a refused cancel cancels nothing */
     CHECK_WHOLE(seen, s);
@@ -412,6 +430,7 @@ TEST(truncated_at_every_byte) {
     const char *request = js("{'agent':'a','input':[{'type':'text','text':'h\xC3\xA9\\u00e9'}],'timeout_ms':1000,'tag':'t'}");
     const char *tool_def = js("{'name':'t','description':'d','input_schema':{'type':'object','properties':{}},'timeout':1.5}");
     const char *config = js("{'llm_providers':{'mock':{'type':'mock','turns':[{'text':'x','chunks':['x']}]}},'threads':2}");
+    const char *decision = js("{'type':'edit','input':{'a':[1]},'approver':'hÃ©'}"), *message = js("{'input':[{'type':'text','text':'hÃ©'}],'when':'now'}");
     par_runtime_t *rt = with_agent();
     char *out;
     size_t n;
@@ -427,6 +446,8 @@ TEST(truncated_at_every_byte) {
     FOR_EACH_PREFIX(request, par_call(rt, "describe", PAR_NTS, cut, n, 0, &o.text, &o.len, &o.err))
     FOR_EACH_PREFIX(ECHO_AGENT, par_register_agent(rt, cut, n, &o.err))
     FOR_EACH_PREFIX(tool_def, par_register_tool(rt, cut, n, &o.err))
+    FOR_EACH_PREFIX(decision, par_approval_resolve(rt, "a", PAR_NTS, cut, n, &o.err))
+    FOR_EACH_PREFIX(message, par_run_steer(rt, "r", PAR_NTS, cut, n, &o.err))
     FOR_EACH_PREFIX(config, par_runtime_create(PAR_ABI_VERSION, cut, n, &o.rt, &o.err))
     FOR_EACH_PREFIX(request, par_echo(cut, n, &o.text, &o.len, &o.err))
     ST(PAR_OK, par_invoke(rt, request, PAR_NTS, 5000, &out, NULL, &E));

@@ -113,6 +113,8 @@ TEST(after_close) {
     ST(PAR_ERR_CLOSED, par_call_start(rt, "tools.list", PAR_NTS, NULL, 0, &none, &E));
     ST(PAR_ERR_CLOSED, par_register_agent(rt, "{\"id\":\"b\",\"model\":\"mock/m\"}", PAR_NTS, &E));
     ST(PAR_ERR_STALE_TOKEN, par_tool_complete(rt, 1, "1", PAR_NTS, &E));
+    ST(PAR_ERR_NOT_FOUND, par_run_steer(rt, "r", PAR_NTS, "\"x\"", PAR_NTS, &E));
+    ST(PAR_ERR_NOT_FOUND, par_approval_resolve(rt, "a", PAR_NTS, "\"approve\"", PAR_NTS, &E));
     CHECK_HAS(info(rt), "'state':'closed'");
     CHECK_INT(0, json_int(info(rt), "close.exit_code"));
     CHECK_INT(1, json_int(info(rt), "close.runs_cancelled"));

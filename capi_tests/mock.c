@@ -224,6 +224,25 @@ TEST(expect) { /* what does not hold fails the run and says what was received */
     finish(rt);
 }
 
+TEST(expectations) { /* of every kind: each can fail */
+    static const struct { const char *holds, *fails; } cases[] = {
+        {"'messages':1", "'messages':2"}, {"'contains':'hel'", "'contains':'bye'"}, {"'not_contains':'bye'", "'not_contains':'hel'"},
+        {"'max_tokens':100", "'max_tokens':99"}, {"'has_schema':false", "'has_schema':true"}, {"'tool_choice':'auto'", "'tool_choice':'none'"},
+        {"'media':0", "'media':1"}, {"'system_contains':'kind'", "'system_contains':'rude'"}, {"'tools':['add']", "'tools':[]"},
+    };
+    size_t i;
+    for (i = 0; i < 2 * COUNT(cases); i++) {
+        const char *expect = i % 2 ? cases[i / 2].fails : cases[i / 2].holds;
+        par_runtime_t *rt = mock(fmt("[{'expect':{%s},'text':'x'}]", expect));
+        struct tape *t;
+        tool(rt, "add", NULL);
+        ST(PAR_OK, par_register_agent(rt, js("{'id':'a','model':{'provider':'mock','model_name':'m','max_tokens':100},'system_prompt':'Be kind.','tools':['add']}"), PAR_NTS, &E));
+        t = run(rt, GO, NULL);
+        if (!(i % 2 ? CHECK_FAILED(PAR_ERR_PROVIDER, "mock_expectation", t) : CHECK_SAID("x", t))) printf("    for %s\n", expect);
+        finish(rt);
+    }
+}
+
 TEST(scope_run) { /* each run begins with the first turn; this is the default */
     static const char *const scopes[] = {"", ",'scope':'run'"};
     size_t i;
@@ -279,7 +298,7 @@ TEST(assert_complete) { /* close does all its work, then reports the turns nobod
 TEST(turns_are_checked_early) { /* when the runtime is created, with the path of what is wrong */
     static const struct { const char *turns, *path; } bad[] = {
         {"{}", "turns"}, {"[1]", "turns[0]"}, {"[{'text':1}]", "turns[0].text"}, {"[{'text':'x'},{'error':{'http_status':'x'}}]", "turns[1].error"},
-        {"[{'tool_calls':[{'id':'c','input':{}}]}]", "turns[0].tool_calls[0]"}, {"[{'expect':{'contains':'x'}}]", "turns[0].expect"},
+        {"[{'tool_calls':[{'id':'c','input':{}}]}]", "turns[0].tool_calls[0]"}, {"[{'expect':{'includes':'x'}}]", "turns[0].expect.includes"},
         {"[{'text':'x','delay_ms':-1}]", "turns[0].delay_ms"}, {"[{'usage':{'tokens':1}}]", "turns[0].usage"},
     };
     size_t i;

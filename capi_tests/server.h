@@ -9,9 +9,9 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-enum manners { HANG_UP, RESET, HANG_UP_AFTER_REQUEST, RESET_AFTER_HEADERS, NONSENSE, ANSWER };
+enum manners { HANG_UP, RESET, HANG_UP_AFTER_REQUEST, RESET_AFTER_HEADERS, NONSENSE, ANSWER, BREAK_OFF, STALL, STALL_AFTER_DELTA };
 
-struct server { int listener, port, served, stop; enum manners manners; pthread_t thread; char body[65536]; };
+struct server { int listener, port, served, stop, stalled, left; enum manners manners; pthread_t thread; char body[65536]; };
 
 /* Reads one request; its body goes to server->body. */
 static void server_read(struct server *server, int client) {
@@ -51,6 +51,18 @@ static void server_write(int client, const char *text) {
     "data: {\"id\":\"1\",\"object\":\"chat.completion.chunk\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n" \
     "data: [DONE]\n\n"
 
+/* Says nothing more until the client leaves. */
+static void server_stall(struct server *server, int client) {
+    struct pollfd p = {client, POLLIN, 0};
+    char byte;
+    BUMP(server->stalled);
+    while (!LOAD(server->stop))
+        if (poll(&p, 1, 5) == 1 && read(client, &byte, 1) <= 0) {
+            BUMP(server->left);
+            return;
+        }
+}
+
 static void *serve(void *context) {
     struct server *server = context;
     while (!LOAD(server->stop)) {
@@ -62,6 +74,8 @@ static void *serve(void *context) {
         if (server->manners == RESET_AFTER_HEADERS) server_write(client, SSE_HEADERS SSE_DELTA("x"));
         if (server->manners == NONSENSE) server_write(client, "\xFF garbage \r\n\r\n");
         if (server->manners == ANSWER) server_write(client, SSE_HEADERS SSE_DELTA("from the ") SSE_DELTA("server") SSE_END);
+        if (server->manners == BREAK_OFF || server->manners == STALL_AFTER_DELTA) server_write(client, SSE_HEADERS SSE_DELTA("x "));
+        if (server->manners >= STALL) server_stall(server, client);
         if (server->manners == RESET || server->manners == RESET_AFTER_HEADERS) setsockopt(client, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
         close(client);
         BUMP(server->served);

@@ -3,6 +3,7 @@
  *
  *   TEST(name) { ... }              a test; TEST_FOR(seconds, name) for one that may take longer
  *   ST(PAR_OK, par_xxx(..., &E))    the call returns this status; E is the error object, kept until the next ST
+ *   run(rt, request, answer)        a whole run on tape: nth(), count_of(), CHECK_SAID, CHECK_FAILED
  *   CHECK, CHECK_INT, CHECK_STR, CHECK_HAS, CHECK_LACKS, EVENTUALLY: each prints the expected and the actual value
  *
  * JSON is written with single quotes: js("{'agent':'%s'}", id). Texts returned by the helpers live until the test ends.
@@ -362,6 +363,16 @@ UNUSED static void tool(par_runtime_t *rt, const char *name, const char *more) {
         "{'a':{'type':'integer'},'b':{'type':'integer'}},'required':['a','b']}%s}", name, more ? more : ""), PAR_NTS, &E));
 }
 
+/* A runtime with the mock provider and further keys, each with a leading comma. */
+UNUSED static par_runtime_t *mock_and(const char *turns, const char *keys) {
+    return runtime(js("{'llm_providers':{'mock':{'type':'mock','turns':%s}}%s}", turns, keys));
+}
+
+/* Registers an agent with further keys, each with a leading comma. */
+UNUSED static void agent_and(par_runtime_t *rt, const char *id, const char *keys) {
+    ST(PAR_OK, par_register_agent(rt, js("{'id':'%s','model':'mock/m'%s}", id, keys), PAR_NTS, &E));
+}
+
 UNUSED static void finish(par_runtime_t *rt) {
     ST(PAR_OK, par_runtime_close(rt, 10000, &E));
     par_runtime_free(rt);
@@ -491,6 +502,123 @@ UNUSED static struct seen drive(par_stream_t *s, void (*answer)(void *, const ch
      next(stream, 0), CHECK_INT(PAR_END, status), next(stream, 0), CHECK_INT(PAR_END, status))
 #define CHECK_WHOLE(seen, stream) (CHECK_ENDED(seen, stream), CHECK_INT(0, (seen).gaps))
 
+/* ---- a run with all its events ------------------------------------------------------------------------------------ */
+
+/* A run read to its end. */
+struct tape {
+    par_runtime_t *rt;
+    const char *answer; /* to every tool call; NULL: nobody answers */
+    int n;
+    const char *events[600], *end; /* `end` is the terminal event */
+    struct seen seen;
+};
+
+UNUSED static void t_record(void *context, const char *event) {
+    struct tape *tape = context;
+    if (tape->n < (int)COUNT(tape->events)) tape->events[tape->n++] = event;
+    if (tape->answer && is(event, "tool_call"))
+        par_tool_complete(tape->rt, token_of(event), js("%s", tape->answer), PAR_NTS, NULL);
+}
+
+UNUSED static struct tape *tape_of(par_runtime_t *rt, const char *answer) {
+    struct tape *tape = (struct tape *)(void *)t_alloc(sizeof *tape);
+    tape->rt = rt, tape->answer = answer;
+    return tape;
+}
+
+/* Reads a stream to its end, frees it, and keeps what it said. */
+UNUSED static struct tape *record(par_runtime_t *rt, par_stream_t *s, const char *answer) {
+    struct tape *tape = tape_of(rt, answer);
+    tape->seen = drive(s, t_record, tape);
+    CHECK_ENDED(tape->seen, s);
+    tape->end = tape->seen.terminal;
+    par_stream_free(s);
+    return tape;
+}
+
+/* Runs a request; every tool call gets this answer (JSON, single quotes). */
+UNUSED static struct tape *run(par_runtime_t *rt, const char *request, const char *answer) {
+    return record(rt, start(rt, request), answer);
+}
+
+/* The nth event of a type, from 0; NULL when there are fewer. */
+UNUSED static const char *nth(const struct tape *tape, const char *type, int n) {
+    int i;
+    for (i = 0; i < tape->n; i++)
+        if (is(tape->events[i], type) && n-- == 0) return tape->events[i];
+    return NULL;
+}
+
+UNUSED static int count_of(const struct tape *tape, const char *type) {
+    int i, n = 0;
+    for (i = 0; i < tape->n; i++) n += is(tape->events[i], type);
+    return n;
+}
+
+UNUSED static int t_said(const char *file, int line, const char *want, const struct tape *tape) {
+    const char *text = json_str(tape->end, "text");
+    if (is(tape->end, "completed") && text && !strcmp(text, want)) return 1;
+    return t_fail(file, line, "the run ends with an answer", "expected", want, "actual", tape->end, NULL);
+}
+
+UNUSED static int t_failed(const char *file, int line, par_status_t want, const char *code, const char *error) {
+    const char *actual = json_str(error, "code");
+    if (json_int(error, "status") == want && (!code || (actual && !strcmp(actual, code)))) return 1;
+    return t_fail(file, line, "it fails", "expected", fmt("%s, %s", par_status_name(want), code ? code : "any code"),
+                  "actual", error, NULL);
+}
+
+UNUSED static const char *t_error_of(const struct tape *tape) {
+    return is(tape->end, "failed") ? json_raw(tape->end, "error") : tape->end;
+}
+
+/* The run completed with this text; it failed with this status and code (NULL: any); so did the last call. */
+#define CHECK_SAID(text, tape) t_said(__FILE__, __LINE__, text, tape)
+#define CHECK_FAILED(status, code, tape) t_failed(__FILE__, __LINE__, status, code, t_error_of(tape))
+#define CHECK_ERROR(status, code) t_failed(__FILE__, __LINE__, status, code, par_error_json(E))
+#define CHECK_PATH(want) CHECK_STR(want, json_str(par_error_json(E), "path"))
+
+/* How a blocking run ended, when not well; E holds the error. */
+UNUSED static par_status_t attempt(par_runtime_t *rt, const char *request) {
+    char *out = NULL;
+    par_status_t st;
+    t_clear();
+    st = par_invoke(rt, request, PAR_NTS, 10000, &out, NULL, &E);
+    par_free(out);
+    return st;
+}
+
+/* A session, as sessions.get tells it. */
+UNUSED static const char *session_of(par_runtime_t *rt, const char *name) {
+    return ask(rt, "sessions.get", js("{'session':'%s'}", name));
+}
+
+UNUSED static int elements(const char *text, const char *path) {
+    int n = 0;
+    if (!json_at(text, path)) return -1;
+    while (json_at(text, fmt("%s.%d", path, n))) n++;
+    return n;
+}
+
+/* Messages as any provider takes them: each tool call is answered at once, in order, and nothing else is. */
+UNUSED static void valid(const char *json, const char *path) {
+    int i, j, k, n = elements(json, path);
+    CHECK(n > 0);
+    for (i = 0; i < n; i++) {
+        const char *message = json_raw(json, fmt("%s.%d", path, i)), *role = json_str(message, "role");
+        if (!role || !strcmp(role, "tool")) t_fail(__FILE__, __LINE__, "a result without its call", "messages", json_raw(json, path), NULL);
+        if (!role || strcmp(role, "assistant")) continue;
+        for (j = k = 0; j < elements(message, "parts"); j++) {
+            const char *part = json_raw(message, fmt("parts.%d", j)), *answer;
+            if (!is(part, "tool_call")) continue;
+            answer = json_raw(json, fmt("%s.%d", path, i + ++k));
+            CHECK_STR(json_str(part, "tool_call_id"), json_str(answer, "tool_call_id"));
+            CHECK_STR("tool", json_str(answer, "role"));
+        }
+        i += k;
+    }
+}
+
 /* ---- every function, called with good arguments ---------------------------------------------------------------- */
 
 /* X(call, blocks): in scope must be rt, s, out, len, fd, s2, err. Close and the frees are left out on purpose. */
@@ -506,16 +634,19 @@ UNUSED static struct seen drive(par_stream_t *s, void (*answer)(void *, const ch
     X(par_call_start(rt, "tools.list", PAR_NTS, NULL, 0, &s2, &err), 0)                                               \
     X(par_stream_start(rt, js("{'agent':'a','input':'x'}"), PAR_NTS, &s2, &err), 0)                                   \
     X(par_run_cancel(rt, "no-such-run", PAR_NTS, NULL, 0, &err), 0)                                                   \
+    X(par_run_steer(rt, "no-such-run", PAR_NTS, "\"x\"", PAR_NTS, &err), 0)                                           \
     X(par_run_status(rt, "no-such-run", PAR_NTS, &out, &len, &err), 0)                                                \
     X(par_tool_complete(rt, 1, "1", PAR_NTS, &err), 0)                                                                \
     X(par_tool_fail(rt, 1, js("{'message':'m'}"), PAR_NTS, &err), 0)                                                  \
-    X(par_tool_progress(rt, 1, "1", PAR_NTS, &err), 0)                                                             \
+    X(par_tool_progress(rt, 1, "1", PAR_NTS, &err), 0)                                                                \
+    X(par_approval_resolve(rt, "no-such-approval", PAR_NTS, "\"approve\"", PAR_NTS, &err), 0)                         \
     X(par_inbox_poll(rt, &out, &len, &err), 0)                                                                        \
     X(par_inbox_wait(rt, 0, &out, &len, &err), 1)                                                                     \
     X(par_inbox_drain(rt, 8, &out, &len, &err), 0)                                                                    \
     X(par_inbox_wake(rt), 0)                                                                                          \
     X(par_inbox_fd(rt, &fd, &err), 0)                                                                                 \
     X(par_on_tool(rt, NULL, 0, NULL, &err), 0)                                                                        \
+    X(par_on_approval(rt, NULL, 0, NULL, &err), 0)                                                                    \
     X(par_on_event(rt, NULL, 0, NULL, &err), 0)                                                                       \
     X(par_on_log(rt, 3, NULL, 0, NULL, &err), 0)                                                                      \
     X(par_on_wakeup(rt, NULL, 0, NULL, &err), 0)

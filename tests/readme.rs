@@ -81,7 +81,14 @@ fn the_c_of_the_readme_does_what_it_says() {
 
 #[test]
 fn links_lead_somewhere() {
-    for document in ["README.md", "docs/ABI.md", "docs/agents.md", "docs/architecture.md", "docs/providers.md", "bindings/python/README.md"] {
+    for document in [
+        "README.md",
+        "docs/ABI.md",
+        "docs/agents.md",
+        "docs/architecture.md",
+        "docs/providers.md",
+        "bindings/python/README.md",
+    ] {
         let text = std::fs::read_to_string(root().join(document)).unwrap();
         for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
             if !link.starts_with("http") {

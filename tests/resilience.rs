@@ -17,7 +17,8 @@ fn hello() -> Reply {
 }
 
 fn provider(server: &FakeServer, extra: Value) -> Value {
-    let mut provider = json!({"type": "openai", "api_key": "k", "base_url": server.base_url(), "retry": {"max_attempts": 1}});
+    let mut provider =
+        json!({"type": "openai", "api_key": "k", "base_url": server.base_url(), "retry": {"max_attempts": 1}});
     for (key, value) in extra.as_object().unwrap() {
         provider[key] = value.clone();
     }
@@ -111,7 +112,10 @@ fn tls_server() -> (u16, String) {
                 continue;
             }
             let body = json!({"model": "m", "choices": [{"message": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop"}]}).to_string();
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                body.len()
+            );
             let _ = tls.write_all(head.as_bytes());
             let _ = tls.write_all(body.as_bytes());
             connection.send_close_notify();

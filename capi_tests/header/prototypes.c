@@ -45,6 +45,8 @@ par_status_t par_stream_fd(par_stream_t *s, intptr_t *out_fd, par_error_t **err)
 void par_stream_free(par_stream_t *s);
 par_status_t par_run_cancel(par_runtime_t *rt, const char *run_id, size_t run_id_len, const char *reason,
     size_t reason_len, par_error_t **err);
+par_status_t par_run_steer(par_runtime_t *rt, const char *run_id, size_t run_id_len, const char *message,
+    size_t message_len, par_error_t **err);
 par_status_t par_run_status(par_runtime_t *rt, const char *run_id, size_t run_id_len, char **out, size_t *out_len,
     par_error_t **err);
 par_status_t par_tool_complete(par_runtime_t *rt, uint64_t token, const char *result, size_t result_len,
@@ -52,11 +54,15 @@ par_status_t par_tool_complete(par_runtime_t *rt, uint64_t token, const char *re
 par_status_t par_tool_fail(par_runtime_t *rt, uint64_t token, const char *error, size_t error_len, par_error_t **err);
 par_status_t par_tool_progress(par_runtime_t *rt, uint64_t token, const char *note, size_t note_len,
     par_error_t **err);
+par_status_t par_approval_resolve(par_runtime_t *rt, const char *approval_id, size_t approval_id_len,
+    const char *decision, size_t decision_len, par_error_t **err);
 par_status_t par_inbox_poll(par_runtime_t *rt, char **out, size_t *out_len, par_error_t **err);
 par_status_t par_inbox_wait(par_runtime_t *rt, int64_t timeout_ms, char **out, size_t *out_len, par_error_t **err);
 par_status_t par_inbox_drain(par_runtime_t *rt, uint32_t max, char **out, size_t *out_len, par_error_t **err);
 par_status_t par_inbox_wake(par_runtime_t *rt);
 par_status_t par_inbox_fd(par_runtime_t *rt, intptr_t *out_fd, par_error_t **err);
+par_status_t par_on_approval(par_runtime_t *rt, par_callback_t cb, uintptr_t user_data, par_destroy_t destroy,
+    par_error_t **err);
 par_status_t par_on_tool(par_runtime_t *rt, par_callback_t cb, uintptr_t user_data, par_destroy_t destroy,
     par_error_t **err);
 par_status_t par_on_event(par_runtime_t *rt, par_callback_t cb, uintptr_t user_data, par_destroy_t destroy,

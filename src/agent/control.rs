@@ -112,9 +112,10 @@ impl Control {
         }
     }
 
-    /// The run takes nothing more.
-    pub fn close(&self) {
-        *self.waiting.lock() = None;
+    /// The run takes nothing more. Answers how many messages nobody will be told.
+    pub fn close(&self) -> usize {
+        let waiting = self.waiting.lock().take();
+        waiting.map_or(0, |waiting| waiting.now.len() + waiting.follow_up.len())
     }
 }
 

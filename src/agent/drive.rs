@@ -1,7 +1,7 @@
 //! The loop: ask the model, run the tools it calls, tell it the results, until it is done.
 
 use super::calls::{Called, run_calls};
-use super::run::{RunSpec, cancelled};
+use super::run::{RunSpec, cancelled, take_no_more};
 use super::sink::Joint;
 use super::structured::{ANSWER_TOOL, Means, Structured};
 use super::template::Prompt;
@@ -82,6 +82,7 @@ impl Loop<'_> {
                 match self.work.setup.config.early_stopping_method {
                     EarlyStopping::Force => return Err(max_iterations_error(self.max_iterations)),
                     EarlyStopping::Generate => {
+                        take_no_more(control, self.work.emitter);
                         self.work.transcript_mut().push_user(vec![Part::text(FINISH)]).map_err(bug)?;
                     }
                 }

@@ -151,7 +151,7 @@ pub async fn execute_below(spec: &RunSpec, emitter: &Emitter, http: &HttpPool) -
             ended = body => ended.unwrap_or_else(|panic| Err(panic_error(&*panic))),
         }
     };
-    control.close();
+    take_no_more(control, emitter);
     let (messages, kept) = keep(&mut progress, ended.is_ok()).await;
     tracing::debug!(run_id = spec.run_id.as_str(), iterations = progress.iterations, "run ended");
     ended.and_then(|result| kept.map(|()| result)).map_err(|error| RunFailure {
@@ -160,6 +160,15 @@ pub async fn execute_below(spec: &RunSpec, emitter: &Emitter, http: &HttpPool) -
         iterations: progress.iterations,
         messages,
     })
+}
+
+/// Nothing can be said to the run from here on; what waits is not lost silently.
+pub fn take_no_more(control: &Control, emitter: &Emitter) {
+    let lost = control.close();
+    if lost > 0 {
+        let message = format!("{lost} messages that were said to the run came too late for it");
+        emitter.emit(&EventBody::Warning { code: "steering_lost", message: message.into() });
+    }
 }
 
 /// The error of a run that was cancelled.

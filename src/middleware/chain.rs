@@ -135,6 +135,11 @@ impl Chain {
         (self.think.is_some() || !self.masks.is_empty()).then(|| TextPipeline::new(self.think.as_ref(), &self.masks))
     }
 
+    /// A middleware that must have the host's word.
+    pub fn needs_host(&self) -> Option<&str> {
+        self.layers.iter().find(|layer| layer.needs_host()).map(|layer| layer.name())
+    }
+
     /// Whether anything is masked.
     pub fn masks(&self) -> bool {
         !self.masks.is_empty()

@@ -164,6 +164,10 @@ impl Middleware for Host {
         &self.config.name
     }
 
+    fn needs_host(&self) -> bool {
+        self.config.on_failure == OnFailure::Fail
+    }
+
     fn before_llm<'a>(&'a self, scene: Scene<'a>, call: &'a mut LlmCall<'_>) -> BoxFuture<'a, Result<BeforeLlm>> {
         Box::pin(async move {
             if !self.has(Hook::BeforeLlm) {

@@ -115,6 +115,11 @@ pub trait Middleware: Send + Sync {
     /// Its name, for errors and the log.
     fn name(&self) -> &str;
 
+    /// Whether the run fails without the host's word.
+    fn needs_host(&self) -> bool {
+        false
+    }
+
     /// Before a model request.
     fn before_llm<'a>(&'a self, scene: Scene<'a>, call: &'a mut LlmCall<'_>) -> BoxFuture<'a, Result<BeforeLlm>> {
         let _ = (scene, call);

@@ -4,7 +4,9 @@ use super::close::closed;
 use super::core::{Core, Runtime};
 use super::runs::LiveRun;
 use super::stream::{Answer, Ended, Outcome, Stream, lost_answer, result_json};
-use crate::agent::{self, Control, Ledger, Meter, Offer, Prompt, RunSpec, Setup, Spent, Structured, execute};
+use crate::agent::{
+    self, ANSWER_TOOL, Control, Ledger, Means, Meter, Offer, Prompt, RunSpec, Setup, Spent, Structured, execute,
+};
 use crate::config::{Mode, Notify, RunRequest};
 use crate::events::{Batched, Bounds, Emitter, Queue, Wishes, flush_soon};
 use crate::runtime::CallbackSlot;
@@ -124,6 +126,17 @@ impl Core {
                 Structured::new(&schema, request.output_mode, request.max_repair_attempts, &at("response_schema"))
             })
             .transpose()?;
+        if let Some(structured) = &structured
+            && structured.means(&setup.profile) == Means::Tool
+            && setup.offers.contains_key(ANSWER_TOOL)
+        {
+            return Err(Error::new(
+                Status::Exists,
+                format!("the agent has a tool {ANSWER_TOOL:?}, which is the name that the answer itself is given by"),
+            )
+            .with_path(at("output_mode"))
+            .with_hint("rename the tool, or use another output_mode"));
+        }
         if let Some(variables) = &request.variables
             && setup.template.is_none()
             && variables.as_object().is_some_and(|variables| !variables.is_empty())
@@ -155,6 +168,15 @@ impl Core {
     fn check_handler(&self, setup: &Setup) -> Result<()> {
         if self.desk.inbox().is_some() {
             return Ok(());
+        }
+        if let Some(name) = setup.chain.needs_host().filter(|_| self.desk.callback().is_none()) {
+            return Err(Error::new(
+                Status::NoHandler,
+                format!("the middleware {name:?} asks the host, and a blocking call has no way to it"),
+            )
+            .with_hint(
+                "use par_stream_start, or par_on_tool, or serve the inbox (par_inbox_wait) from another thread",
+            ));
         }
         let tools = setup.offers.values().filter_map(|offer| match offer {
             Offer::Tool(tool) => Some(tool),
