@@ -303,3 +303,32 @@ fn every_family_holds_the_answer_to_a_schema_its_own_way() {
         assert_eq!(body.pointer(place), Some(&schema), "{kind}: {body}");
     }
 }
+
+#[test]
+fn a_custom_server_has_its_quirks() {
+    let calls = openai::tool_call_chunks([openai::call("c1", "add", "{}")], openai::usage(1, 1));
+    let reasoned = json!({"choices": [{"index": 0, "delta": {"reasoning_content": "I should add."}}]}).to_string();
+    let first = Reply::sse(std::iter::once(reasoned).chain(calls));
+    let server = FakeServer::start([first, Reply::sse(openai::text_chunks(["{\"n\": 3}"], openai::usage(1, 1)))]);
+    let provider = json!({"type": "custom", "base_url": server.base_url(), "quirks": {
+        "max_tokens_key": "max_completion_tokens", "send_back_reasoning": "reasoning_content", "json_schema": true}});
+    let runtime = runtime(provider, json!({"model": {"provider": "p", "model_name": "m", "max_tokens": 50}}));
+    let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
+    let (_, result) = ask(&runtime, json!({"agent": "a", "input": "1 + 2?", "response_schema": schema}));
+    assert_eq!(result.unwrap()["output"], json!({"n": 3}));
+    let body = &server.requests()[1].body;
+    assert_eq!((&body["max_completion_tokens"], body.get("max_tokens")), (&json!(50), None));
+    assert_eq!(body["messages"][2]["reasoning_content"], "I should add.");
+    assert_eq!(body["response_format"]["type"], "json_schema");
+}
+
+#[test]
+fn a_model_that_takes_no_temperature_is_known_before_it_is_asked() {
+    let runtime = runtime(json!({"type": "openai", "api_key": "k"}), json!({}));
+    let agent = |id: &str, model: &str| {
+        json!({"id": id, "model": {"provider": "p", "model_name": model, "temperature": 0.5}}).to_string()
+    };
+    let error = runtime.register_agent(&agent("b", "o3")).unwrap_err();
+    assert_eq!(error.path(), Some("agent.model.temperature"));
+    runtime.register_agent(&agent("c", "gpt-4o")).unwrap();
+}

@@ -8,6 +8,7 @@ mod support;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use par::config::QuirksConfig;
 use par::llm::openai_chat::{Dialect, encode};
 use par::llm::{DeltaSink, ModelAnswer, ModelRequest, Provider};
 use par::runtime::Runtime;
@@ -185,7 +186,7 @@ fn demand(request: &ModelRequest<'_>) {
         }
     }
     assert!(open.is_empty(), "calls without results");
-    let body = encode(request, Dialect { stream: true, is_openai: true }).unwrap();
+    let body = encode(request, Dialect { stream: true, is_openai: true, quirks: QuirksConfig::default() }).unwrap();
     let body: Value = serde_json::from_slice(&body).unwrap();
     let mut waiting: Vec<&Value> = Vec::new();
     for message in body["messages"].as_array().unwrap() {

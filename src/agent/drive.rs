@@ -87,8 +87,15 @@ impl Loop<'_> {
                     }
                 }
             }
-            if let Next::Done(result) = self.turn(mark).await? {
-                return Ok(*result);
+            match self.turn(mark).await {
+                Ok(Next::Again) => {}
+                Ok(Next::Done(result)) => return Ok(*result),
+                Err(error) => {
+                    if let Some(mark) = mark {
+                        self.work.transcript_mut().rewind(mark);
+                    }
+                    return Err(error);
+                }
             }
         }
     }
@@ -105,7 +112,7 @@ impl Loop<'_> {
         let Answered { answer, first_seq } = ask(&mut self.work, request).await?;
         let calls_tools = answer.parts.iter().any(|part| part.as_tool_call().is_some());
         let answer = match (answer.finish_reason, self.on_max_tokens()) {
-            (FinishReason::MaxTokens, OnMaxTokens::Retry) if self.may_retry(&answer) => {
+            (FinishReason::MaxTokens, OnMaxTokens::Retry) if self.may_retry() => {
                 self.retry(&answer, first_seq);
                 return Ok(Next::Again);
             }
@@ -174,7 +181,7 @@ impl Loop<'_> {
     }
 
     /// Asking again is of use only with more room, and within bounds.
-    fn may_retry(&self, _: &ModelAnswer) -> bool {
+    fn may_retry(&self) -> bool {
         self.retries < self.work.setup.config.max_continuations && self.work.progress.iterations < self.max_iterations
     }
 

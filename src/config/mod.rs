@@ -37,9 +37,9 @@ pub use mock::{MockConfig, MockError, MockExpect, MockScope, MockToolCall, MockT
 pub use models::{Modality, ModelProfile, Price, StructuredOutput};
 pub use pattern::Pattern;
 pub use provider::{
-    ANTHROPIC_URL, AnthropicConfig, ApiKind, BreakerConfig, CustomConfig, GEMINI_URL, GeminiConfig, OLLAMA_URL,
-    OPENAI_URL, OllamaConfig, OpenAiConfig, ProviderConfig, RequestFormat, RetryConfig, ServerConfig, TimeoutConfig,
-    providers_from_environment,
+    ANTHROPIC_URL, AnthropicConfig, ApiKind, BreakerConfig, CustomConfig, GEMINI_URL, GeminiConfig, MaxTokensKey,
+    OLLAMA_URL, OPENAI_URL, OllamaConfig, OpenAiConfig, ProviderConfig, QuirksConfig, ReasoningField, RequestFormat,
+    RetryConfig, ServerConfig, TimeoutConfig, providers_from_environment,
 };
 pub(crate) use request::check_media;
 pub use request::{

@@ -23,6 +23,9 @@ pub struct ModelProfile {
     /// Whether the model reasons before it answers, or can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<bool>,
+    /// Whether it takes a temperature and top_p: models that always reason do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<bool>,
     /// Whether each turn's first tool call must carry the model's signature, and tools go with native output (Gemini 3).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signed_calls: Option<bool>,
@@ -43,6 +46,7 @@ impl ModelProfile {
             max_output_tokens: self.max_output_tokens.or(other.max_output_tokens),
             structured_output: self.structured_output.or(other.structured_output),
             reasoning: self.reasoning.or(other.reasoning),
+            sampling: self.sampling.or(other.sampling),
             signed_calls: self.signed_calls.or(other.signed_calls),
             input: self.input.or(other.input),
             price: self.price.or(other.price),

@@ -63,6 +63,14 @@ impl ProviderConfig {
                     return Err(Error::schema(path, "the key \"base_url\" is missing")
                         .with_hint("add \"base_url\": \"http://host/v1\""));
                 }
+                if config.request_format == RequestFormat::AnthropicCompatible
+                    && config.quirks != QuirksConfig::default()
+                {
+                    return Err(Error::schema(
+                        format!("{path}.quirks"),
+                        "these are quirks of openai_compatible servers",
+                    ));
+                }
                 config.server("").check(path)
             }
             Self::Mock(config) => config.check(path),
@@ -212,7 +220,43 @@ server_config! {
     CustomConfig {
         /// Which.
         request_format: RequestFormat,
+        /// Where the server differs from the API it speaks. For `openai_compatible`.
+        quirks: QuirksConfig,
     }
+}
+
+/// Where a server differs from OpenAI's Chat Completions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(default)]
+pub struct QuirksConfig {
+    /// The name of the answer's limit. Default `max_tokens`.
+    pub max_tokens_key: MaxTokensKey,
+    /// The field in which the model wants its reasoning back within a tool loop, as DeepSeek does. Default: nowhere.
+    pub send_back_reasoning: Option<ReasoningField>,
+    /// Whether the server holds answers to a JSON Schema. Default: what is known of the model.
+    pub json_schema: Option<bool>,
+}
+
+/// How the limit of an answer is called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MaxTokensKey {
+    /// The older name, which most servers know.
+    #[default]
+    MaxTokens,
+    /// OpenAI's present name.
+    MaxCompletionTokens,
+}
+
+/// A field of an assistant's message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasoningField {
+    /// DeepSeek, Moonshot, older vLLM.
+    ReasoningContent,
+    /// Ollama, newer vLLM, OpenRouter.
+    Reasoning,
 }
 
 /// An endpoint must be an absolute http or https URL with a host and without credentials.

@@ -94,6 +94,7 @@ mod tests {
             "context_window",
             "max_output_tokens",
             "structured_output",
+            "sampling",
             "signed_calls",
             "reasoning",
             "input",

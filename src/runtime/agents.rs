@@ -136,9 +136,14 @@ impl Entry {
             let provider = core.provider(&model.provider, &format!("agent.fallback[{index}].provider"))?;
             fallback.push(Fallback { profile: core.profile(model, &*provider), model: model.clone(), provider });
         }
+        let profile = core.profile(&config.model, &*provider);
+        check_sampling(&config.model, &profile, "agent.model")?;
+        for (index, other) in fallback.iter().enumerate() {
+            check_sampling(&other.model, &other.profile, &format!("agent.fallback[{index}]"))?;
+        }
         Ok(Setup {
             fallback,
-            profile: core.profile(&config.model, &*provider),
+            profile,
             provider,
             specs_hash: specs_hash(&specs),
             offers,
@@ -150,6 +155,21 @@ impl Entry {
             quota: self.quota.clone(),
             config: Arc::clone(config),
         })
+    }
+}
+
+/// What a provider would refuse at the first request.
+fn check_sampling(model: &ModelConfig, profile: &ModelProfile, path: &str) -> Result<()> {
+    let given =
+        [("temperature", model.temperature), ("top_p", model.top_p)].into_iter().find(|(_, value)| value.is_some());
+    match given {
+        Some((key, _)) if profile.sampling == Some(false) => {
+            let message = format!("the model {:?} always reasons and takes no {key}", model.model_name);
+            Err(Error::schema(format!("{path}.{key}"), message).with_hint(
+                "leave it out; if the table of models is wrong, set \"sampling\": true in the runtime's \"models\"",
+            ))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -11,7 +11,8 @@ use crate::agent::{Account, Agents, Ledger, Spent};
 use crate::approval::ApprovalDesk;
 use crate::config::{
     ANTHROPIC_URL, AgentConfig, ApiKind, Decision, GEMINI_URL, Limits, LogLevel, OLLAMA_URL, OPENAI_URL,
-    ProviderConfig, RequestFormat, RuntimeConfig, Steering, ToolConfig, providers_from_environment, strict,
+    ProviderConfig, QuirksConfig, RequestFormat, RuntimeConfig, Steering, ToolConfig, providers_from_environment,
+    strict,
 };
 use crate::events::{Bounds, Hub, LogSubscriber, Queue};
 use crate::llm::anthropic::Anthropic;
@@ -454,7 +455,10 @@ fn is_host_work(json: &[u8]) -> bool {
 }
 
 fn build_provider(name: String, config: ProviderConfig) -> Result<Arc<dyn Provider>> {
-    let chat = |stream: bool, is_openai: bool| OpenAiChat::new(openai_chat::Dialect { stream, is_openai });
+    let chat = |stream: bool, is_openai: bool, quirks: QuirksConfig| {
+        OpenAiChat::new(openai_chat::Dialect { stream, is_openai, quirks })
+    };
+    let plain = QuirksConfig::default();
     Ok(match config {
         ProviderConfig::OpenAi(config) => {
             let mut server = config.server(OPENAI_URL);
@@ -464,7 +468,7 @@ fn build_provider(name: String, config: ProviderConfig) -> Result<Arc<dyn Provid
             let is_openai = server.base_url.starts_with(OPENAI_URL);
             let stream = server.stream;
             match config.api {
-                ApiKind::Chat => Arc::new(Server::new(name, "openai", server, chat(stream, is_openai))?),
+                ApiKind::Chat => Arc::new(Server::new(name, "openai", server, chat(stream, is_openai, plain))?),
                 ApiKind::Responses => {
                     Arc::new(Server::new(name, "openai", server, OpenAiResponses { stream, is_openai })?)
                 }
@@ -484,7 +488,7 @@ fn build_provider(name: String, config: ProviderConfig) -> Result<Arc<dyn Provid
             let server = config.server(OLLAMA_URL);
             let stream = server.stream;
             if server.base_url.trim_end_matches('/').ends_with("/v1") {
-                return Ok(Arc::new(Server::new(name, "ollama", server, chat(stream, false))?));
+                return Ok(Arc::new(Server::new(name, "ollama", server, chat(stream, false, plain))?));
             }
             let wire = Ollama { stream, num_ctx: config.num_ctx, keep_alive: config.keep_alive };
             Arc::new(Server::new(name, "ollama", server, wire)?)
@@ -493,7 +497,9 @@ fn build_provider(name: String, config: ProviderConfig) -> Result<Arc<dyn Provid
             let server = config.server("");
             let stream = server.stream;
             match config.request_format {
-                RequestFormat::OpenaiCompatible => Arc::new(Server::new(name, "custom", server, chat(stream, false))?),
+                RequestFormat::OpenaiCompatible => {
+                    Arc::new(Server::new(name, "custom", server, chat(stream, false, config.quirks))?)
+                }
                 RequestFormat::AnthropicCompatible => {
                     Arc::new(Server::new(name, "custom", server, Anthropic { stream })?)
                 }

@@ -4,7 +4,7 @@
 //! Source: OpenAI API reference, "Create chat completion". Keys that were not asked for are left out, never `null`:
 //! compatible servers reject what they do not know.
 
-use crate::config::Effort;
+use crate::config::{Effort, MaxTokensKey, QuirksConfig, ReasoningField};
 use crate::llm::{ModelRequest, OutputSchema, ToolChoice};
 use crate::types::{Error, Media, MediaSource, Part, Result, Status, ToolCall, Transcript, View};
 use serde::ser::{SerializeSeq, SerializeStruct};
@@ -20,6 +20,8 @@ pub struct Dialect {
     pub stream: bool,
     /// OpenAI's own server: it deprecates `max_tokens`, and pads its chunks unless told not to.
     pub is_openai: bool,
+    /// What is particular to the server.
+    pub quirks: QuirksConfig,
 }
 
 /// The body of a request, as JSON.
@@ -27,14 +29,19 @@ pub fn encode(request: &ModelRequest<'_>, dialect: Dialect) -> Result<Vec<u8>> {
     check(request)?;
     let model = request.model;
     let max_tokens = request.output_limit();
+    let has_new_key = dialect.is_openai || dialect.quirks.max_tokens_key == MaxTokensKey::MaxCompletionTokens;
     let body = serde_json::to_vec(&Body {
         model: &model.model_name,
-        messages: Messages { system: request.system, transcript: request.transcript },
+        messages: Messages {
+            system: request.system,
+            transcript: request.transcript,
+            reasoning: dialect.quirks.send_back_reasoning,
+        },
         tools: Tools(request),
         temperature: model.temperature,
         top_p: model.top_p,
-        max_tokens: max_tokens.filter(|_| !dialect.is_openai),
-        max_completion_tokens: max_tokens.filter(|_| dialect.is_openai),
+        max_tokens: max_tokens.filter(|_| !has_new_key),
+        max_completion_tokens: max_tokens.filter(|_| has_new_key),
         stop: &model.stop_sequences,
         stream: dialect.stream,
         stream_options: dialect
@@ -213,6 +220,7 @@ impl Serialize for Tools<'_> {
 struct Messages<'a> {
     system: Option<&'a str>,
     transcript: &'a Transcript,
+    reasoning: Option<ReasoningField>,
 }
 
 impl Serialize for Messages<'_> {
@@ -229,7 +237,7 @@ impl Serialize for Messages<'_> {
             }
             match view {
                 View::User(parts) => seq.serialize_element(&User(parts))?,
-                View::Assistant(parts) => seq.serialize_element(&Assistant(parts))?,
+                View::Assistant(parts) => seq.serialize_element(&Assistant(parts, self.reasoning))?,
                 View::Tool(call, result) => {
                     seq.serialize_element(&Answer {
                         role: "tool",
@@ -265,6 +273,20 @@ struct Answer<'a> {
 
 fn texts(parts: &[Part]) -> impl Iterator<Item = &str> {
     parts.iter().filter_map(Part::as_text)
+}
+
+/// Reasoning that no other family has signed.
+fn reasoning_of(part: &Part) -> Option<&str> {
+    match part {
+        Part::Reasoning { text, opaque: None } => Some(text),
+        Part::Reasoning { .. }
+        | Part::Text { .. }
+        | Part::Image(_)
+        | Part::Document(_)
+        | Part::Audio(_)
+        | Part::ToolCall(_)
+        | Part::Opaque(_) => None,
+    }
 }
 
 struct User<'a>(&'a [Part]);
@@ -340,7 +362,7 @@ impl<'a> Content<'a> {
     }
 }
 
-struct Assistant<'a>(&'a [Part]);
+struct Assistant<'a>(&'a [Part], Option<ReasoningField>);
 
 impl Serialize for Assistant<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
@@ -374,6 +396,16 @@ impl Serialize for Assistant<'_> {
             (first, second) => {
                 let whole: String = first.into_iter().chain(second).chain(texts).collect();
                 message.serialize_field("content", &whole)?;
+            }
+        }
+        if let Some(field) = self.1 {
+            let reasoning: String = self.0.iter().filter_map(reasoning_of).collect();
+            if !reasoning.is_empty() {
+                let name = match field {
+                    ReasoningField::ReasoningContent => "reasoning_content",
+                    ReasoningField::Reasoning => "reasoning",
+                };
+                message.serialize_field(name, &reasoning)?;
             }
         }
         if !calls.is_empty() {

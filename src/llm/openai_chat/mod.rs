@@ -48,7 +48,11 @@ impl Wire for OpenAiChat {
 
     /// OpenAI's own server holds models to a schema; of others only the table or the host can say.
     fn profile(&self, _: &str) -> ModelProfile {
-        let native = self.dialect.is_openai.then_some(StructuredOutput::Native);
+        let native = match self.dialect.quirks.json_schema {
+            Some(true) => Some(StructuredOutput::Native),
+            Some(false) => Some(StructuredOutput::Prompted),
+            None => self.dialect.is_openai.then_some(StructuredOutput::Native),
+        };
         ModelProfile { structured_output: native, ..ModelProfile::default() }
     }
 }
