@@ -408,6 +408,12 @@ fn nothing_is_waited_for_without_end() {
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
         server.wait_until("the connection is dropped", |server| server.abandoned() == 1);
     }
+    // A blocking call drives its connection itself, and must let go of it before it returns.
+    let stalled = one(Reply::sse(hello().into_iter().take(2)).stall());
+    let runtime = runtime_for(&stalled.base_url(), json!({}));
+    let late = runtime.invoke(r#"{"agent": "a", "input": "Hi"}"#, Some(Duration::from_millis(100))).unwrap_err();
+    assert_eq!(late.status(), Status::Deadline, "{late:?}");
+    stalled.wait_until("the connection is dropped", |server| server.abandoned() == 1);
     let slow = one(Reply::sse(openai::text_chunks(vec!["x"; 200], None)).paced(Duration::from_millis(10)));
     let total = json!({"timeouts": {"total_ms": 150}, "retry": {"max_attempts": 1}});
     let error = ask(&runtime_for(&slow.base_url(), total), "Hi").1.unwrap_err();

@@ -24,6 +24,14 @@ struct Driver {
     http: Arc<HttpPool>,
 }
 
+/// What was given up is let go of now: nobody drives the connections of an idle driver, and a server that was not told
+/// would go on answering until the next call.
+async fn settle() {
+    for _ in 0..4 {
+        tokio::task::yield_now().await;
+    }
+}
+
 impl Drop for Driver {
     /// Does not wait for helpers of libraries, such as a name lookup that nobody answers.
     fn drop(&mut self) {
@@ -41,17 +49,24 @@ pub(super) struct DriverPool {
 
 impl DriverPool {
     /// Runs a future on the calling thread, with the driver's connections.
-    pub fn block_on<F: Future>(
+    pub fn block_on<T, F: Future<Output = Result<T>>>(
         &self,
         log: &Arc<LogSubscriber>,
         work: impl FnOnce(Arc<HttpPool>) -> F,
-    ) -> Result<F::Output> {
+    ) -> Result<T> {
         let driver = self.take(log)?;
         let runtime = driver.runtime.as_ref().ok_or_else(|| Error::internal("a driver without its runtime"))?;
-        let run = || runtime.block_on(work(Arc::clone(&driver.http)));
+        let work = async {
+            let output = work(Arc::clone(&driver.http)).await;
+            if output.is_err() {
+                settle().await;
+            }
+            output
+        };
+        let run = || runtime.block_on(work);
         let output = if log.is_active() { tracing::dispatcher::with_default(&log.dispatch(), run) } else { run() };
         self.give_back(driver);
-        Ok(output)
+        output
     }
 
     /// Closes every idle driver.

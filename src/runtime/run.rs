@@ -53,7 +53,7 @@ impl Runtime {
                 }
             };
             execute(&spec, &emitter, &http, conclude).await
-        })?
+        })
     }
 
     /// Starts an agent and hands out the reader's end of its events.
