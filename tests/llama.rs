@@ -20,7 +20,7 @@ struct Server {
 }
 
 impl Server {
-    fn start() -> Option<Self> {
+    fn start(options: &[&str]) -> Option<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts/llama_server.sh");
         let folder = std::env::var("PAR_TEST_LLAMA_DIR").ok();
         let command = |verb: &str| {
@@ -43,7 +43,7 @@ impl Server {
             return None;
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = command("run").arg(port.to_string()).spawn().unwrap();
+        let process = command("run").arg(port.to_string()).args(options).spawn().unwrap();
         let server = Self { process, port };
         let deadline = Instant::now() + Duration::from_secs(60);
         while !server.is_healthy() {
@@ -85,7 +85,7 @@ fn runtime(server: &Server, extra: Value) -> Runtime {
 
 #[test]
 fn a_real_server_streams_answers_and_tool_calls() {
-    let Some(server) = Server::start() else { return };
+    let Some(server) = Server::start(&[]) else { return };
 
     // Text: what is streamed is what is returned, and what a blocking call returns.
     let talking = runtime(&server, json!({}));
@@ -141,4 +141,29 @@ fn a_real_server_streams_answers_and_tool_calls() {
     let huge = json!({"agent": "b", "input": "word ".repeat(200_000)}).to_string();
     let error = wrong.invoke(&huge, None).unwrap_err();
     assert_eq!(error.status(), par::types::Status::ContextLength, "{error:?}");
+}
+
+#[test]
+fn a_real_server_embeds() {
+    let Some(server) = Server::start(&["--embeddings", "--pooling", "mean"]) else { return };
+    let config = json!({"llm_providers": {"llama": {"type": "custom", "base_url": format!("http://127.0.0.1:{}/v1", server.port)}},
+                        "embeddings": {"provider": "llama", "model": "tiny", "batch_size": 2}});
+    let runtime = Runtime::create(&config.to_string()).unwrap();
+    let embed = |params: Value| -> Value {
+        serde_json::from_str(&runtime.call("embed", &params.to_string(), None).unwrap()).unwrap()
+    };
+    let answer = embed(json!({"input": ["one fish", "two", "one fish"]}));
+    let vectors = answer["embeddings"].as_array().unwrap();
+    assert_eq!((&answer["model"], vectors.len()), (&json!("tiny"), 3), "{answer}");
+    assert_eq!(answer["dimensions"], vectors[0].as_array().unwrap().len());
+    assert!(answer["usage"]["input_tokens"].as_u64().unwrap() > 0);
+    let dot = |a: &Value, b: &Value| -> f64 {
+        let (a, b) = (a.as_array().unwrap(), b.as_array().unwrap());
+        a.iter().zip(b).map(|(a, b)| a.as_f64().unwrap() * b.as_f64().unwrap()).sum()
+    };
+    let likeness = |a: usize, b: usize| {
+        let length = |n: usize| dot(&vectors[n], &vectors[n]).sqrt();
+        dot(&vectors[a], &vectors[b]) / (length(a) * length(b))
+    };
+    assert!(likeness(0, 2) > 0.999 && likeness(0, 1) < likeness(0, 2), "{answer}");
 }

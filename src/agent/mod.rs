@@ -39,6 +39,7 @@ mod work;
 
 pub use budget::{Account, Ledger, Spent};
 pub use control::Control;
+pub use credentials::HostCredentials;
 pub use meter::{Counted, Meter};
 pub(crate) use run::panic_error;
 pub use run::{Outcome, RunFailure, RunSpec, execute, execute_below};

@@ -7,6 +7,7 @@ mod agent;
 mod approval;
 mod budget;
 mod context;
+mod embeddings;
 mod expression;
 mod middleware;
 mod mock;
@@ -28,6 +29,7 @@ pub use agent::{
 pub use approval::Decision;
 pub use budget::{Budget, QuotaConfig};
 pub use context::{ContextStrategy, TemplateConfig};
+pub use embeddings::{EmbedCall, EmbedInput, EmbedTarget, EmbeddingsConfig, PAIRING};
 pub use expression::{EvalLimits, Expression, is_true};
 pub use middleware::{
     Backoff, Hook, HostMiddlewareConfig, MiddlewareConfig, OnFailure, OutputRule, RateLimitScope, RetryBudgetConfig,

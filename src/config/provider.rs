@@ -98,6 +98,8 @@ pub struct ServerConfig {
     pub headers: BTreeMap<String, String>,
     /// Whether to ask for a stream.
     pub stream: bool,
+    /// What embeds where nobody names a model.
+    pub embedding_model: Option<String>,
     /// How long things may take.
     pub timeouts: TimeoutConfig,
     /// How failed requests are tried again.
@@ -173,6 +175,7 @@ macro_rules! server_config {
                     base_url: self.base_url.clone().unwrap_or_else(|| url.to_owned()),
                     headers: self.headers.clone(),
                     stream: self.stream.unwrap_or(true),
+                    embedding_model: None,
                     timeouts: self.timeouts,
                     retry: self.retry,
                     circuit_breaker: self.circuit_breaker,
@@ -191,6 +194,8 @@ server_config! {
         organization: Option<String>,
         /// Which API.
         api: ApiKind,
+        /// What embeds where neither `embeddings` nor a call names a model of this provider.
+        embedding_model: Option<String>,
     }
 }
 

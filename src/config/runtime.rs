@@ -1,6 +1,8 @@
 //! The runtime's configuration: `par_runtime_create`.
 
-use super::{Budget, EvalLimits, MiddlewareConfig, ModelProfile, ProviderConfig, QuotaConfig, check_name};
+use super::{
+    Budget, EmbeddingsConfig, EvalLimits, MiddlewareConfig, ModelProfile, ProviderConfig, QuotaConfig, check_name,
+};
 use crate::types::{Error, Result, Status};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -17,6 +19,8 @@ pub struct RuntimeConfig {
     pub llm_providers: BTreeMap<String, ProviderConfig>,
     /// The provider of models that name none. Default: the only one that is configured, the scripted one not counted.
     pub default_provider: Option<String>,
+    /// The model that makes embeddings, apart from those that chat.
+    pub embeddings: Option<EmbeddingsConfig>,
     /// Where sessions live. Only `"noop"` in this version: in the memory of the process.
     pub persistence: Persistence,
     /// Whether the tool calls of one model answer run at the same time.
@@ -63,6 +67,7 @@ impl Default for RuntimeConfig {
             threads: None,
             llm_providers: BTreeMap::new(),
             default_provider: None,
+            embeddings: None,
             persistence: Persistence::Noop,
             parallel_tool_execution: true,
             limits: Limits::default(),
@@ -94,6 +99,7 @@ impl RuntimeConfig {
         for (index, middleware) in config.middleware.iter().enumerate() {
             middleware.check(&format!("config.middleware[{index}]"))?;
         }
+        config.embeddings.as_ref().map_or(Ok(()), |embeddings| embeddings.check("config.embeddings"))?;
         config.default_quota.as_ref().map_or(Ok(()), |quota| quota.check("config.default_quota"))?;
         for (name, provider) in &config.llm_providers {
             let path = format!("config.llm_providers.{name}");
@@ -182,6 +188,8 @@ limits! {
     max_steering_messages: 100, 1 to 100_000;
     /// How deep agents may call each other.
     max_sub_agent_depth: 8, 1 to 64;
+    /// Texts of one `embed`. More: `PAR_ERR_TOO_LARGE`.
+    max_embed_inputs: 10_000, 1 to 1_000_000;
     /// Runs at the same time. More: `PAR_ERR_LIMIT`.
     max_runs: 10_000, 1 to 1_000_000;
     /// Sessions kept in memory. More: `PAR_ERR_LIMIT`.

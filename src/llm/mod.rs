@@ -14,6 +14,7 @@ pub mod anthropic;
 mod assemble;
 mod breaker;
 mod classify;
+mod embed;
 mod frame;
 pub mod gemini;
 mod http;
@@ -33,6 +34,7 @@ mod sse;
 mod testing;
 
 pub use assemble::Assembler;
+pub use embed::{EmbedRequest, EmbedWire, Embeddings, embed, unsupported as embedding_unsupported};
 pub use frame::Frame;
 pub use http::HttpPool;
 pub use parts::{BlockId, Parts};
@@ -73,6 +75,22 @@ pub trait Provider: Send + Sync {
         request: &'a ModelRequest<'a>,
         sink: &'a mut dyn DeltaSink,
     ) -> BoxFuture<'a, Result<ModelAnswer>>;
+
+    /// Whether it has embeddings at all.
+    fn can_embed(&self) -> bool {
+        false
+    }
+
+    /// What embeds where nobody names a model.
+    fn embedding_model(&self) -> Option<&str> {
+        None
+    }
+
+    /// Embeds texts in one request, without any retry. Cancel safe.
+    fn embed<'a>(&'a self, request: &'a EmbedRequest<'a>) -> BoxFuture<'a, Result<Embeddings>> {
+        let _ = request;
+        Box::pin(std::future::ready(Err(embed::unsupported(self.name(), self.kind()))))
+    }
 
     /// What a script still expected when the runtime closes, in words; only scripted providers have such.
     fn unreached(&self) -> Option<String> {

@@ -1,13 +1,18 @@
 //! A model server over HTTP: one POST, the answer read as it comes, deltas told as they are decoded, with backpressure up
 //! to the socket. Timeouts: connect, first byte, idle, total.
 //!
-//! What is asked and how the answer reads is the business of a [`Wire`]: one for each wire family.
+//! What is asked and how the answer reads is the business of a [`Wire`]: one for each wire family. Embeddings take the same
+//! way, and come whole.
 
 use super::breaker::Breaker;
 use super::classify::Failure;
+use super::embed::unsupported;
 use super::frame::Frame;
 use super::http::{Connection, connection_error};
-use super::{DeltaSink, ModelAnswer, ModelRequest, Provider, SseReader};
+use super::{
+    Credentials, DeltaSink, EmbedRequest, EmbedWire, Embeddings, HttpPool, ModelAnswer, ModelRequest, Provider,
+    SseReader,
+};
 use crate::config::{ModelProfile, RetryConfig, Secret, ServerConfig};
 use crate::types::{Category, Error, ProviderDetail, Result, Status, Transcript};
 use futures_util::future::BoxFuture;
@@ -54,6 +59,11 @@ pub trait Wire: Send + Sync {
         let _ = model;
         ModelProfile::default()
     }
+
+    /// How this family embeds; none where its API has no embeddings.
+    fn embeddings(&self) -> Option<&dyn EmbedWire> {
+        None
+    }
 }
 
 /// Reads one answer, piece by piece. Pure.
@@ -91,6 +101,19 @@ pub struct Server<W> {
     wire: W,
 }
 
+/// What an exchange needs of whoever asks.
+#[derive(Clone, Copy)]
+struct Via<'a> {
+    http: &'a HttpPool,
+    credentials: &'a dyn Credentials,
+}
+
+impl<'a> Via<'a> {
+    fn of(request: &ModelRequest<'a>) -> Self {
+        Self { http: request.http, credentials: request.credentials }
+    }
+}
+
 /// What an error page may have in bytes before it is cut.
 const MAX_ERROR_BODY: usize = 64 << 10;
 /// What an answer that is not streamed may have in bytes.
@@ -123,8 +146,11 @@ impl<W: Wire> Server<W> {
         let (plain, secure) = (connection(false), connection(true));
         let breaker = config.circuit_breaker.map(Breaker::new);
         let mut server = Self { name, kind, config, headers, endpoint: None, plain, secure, breaker, wire };
-        let endpoint =
-            server.url(&server.config.base_url, "model", &format!("config.llm_providers.{}.base_url", server.name))?;
+        let endpoint = server.chat_url(
+            &server.config.base_url,
+            "model",
+            &format!("config.llm_providers.{}.base_url", server.name),
+        )?;
         server.endpoint = Some(endpoint).filter(|_| !server.wire.names_model_in_url());
         if let Some(Secret::Literal(key)) = &server.config.api_key {
             let (header, value) = server.key(key)?;
@@ -145,10 +171,14 @@ impl<W: Wire> Server<W> {
         Ok((name, value))
     }
 
+    fn chat_url(&self, base: &str, model: &str, path: &str) -> Result<reqwest::Url> {
+        self.url(base, |base| self.wire.url(base, model), path)
+    }
+
     /// A query, such as Azure's `api-version`, stays behind the path.
-    fn url(&self, base: &str, model: &str, path: &str) -> Result<reqwest::Url> {
+    fn url(&self, base: &str, below: impl FnOnce(&str) -> String, path: &str) -> Result<reqwest::Url> {
         let (base, query) = base.split_once('?').map_or((base, None), |(base, query)| (base, Some(query)));
-        let mut url = reqwest::Url::parse(&self.wire.url(base.trim_end_matches('/'), model))
+        let mut url = reqwest::Url::parse(&below(base.trim_end_matches('/')))
             .map_err(|error| Error::schema(path, format!("not a URL: {error}")))?;
         if let Some(query) = query {
             let own = url.query().map(|own| format!("{own}&")).unwrap_or_default();
@@ -159,17 +189,22 @@ impl<W: Wire> Server<W> {
 
     async fn request(&self, request: &ModelRequest<'_>, sink: &mut dyn DeltaSink) -> Result<ModelAnswer> {
         request.requests_made.fetch_add(1, Ordering::Relaxed);
-        let Some(breaker) = &self.breaker else { return self.within_time(request, sink).await };
+        self.guarded(self.attempt(request, sink)).await
+    }
+
+    /// Holds an exchange to the circuit breaker and to the total timeout.
+    async fn guarded<T>(&self, exchange: impl Future<Output = Result<T>>) -> Result<T> {
+        let Some(breaker) = &self.breaker else { return self.in_time(exchange).await };
         let attempt = breaker.enter(&self.name)?;
-        let answer = self.within_time(request, sink).await;
+        let answer = self.in_time(exchange).await;
         attempt.ended(&answer);
         answer
     }
 
-    async fn within_time(&self, request: &ModelRequest<'_>, sink: &mut dyn DeltaSink) -> Result<ModelAnswer> {
+    async fn in_time<T>(&self, exchange: impl Future<Output = Result<T>>) -> Result<T> {
         match self.config.timeouts.total_ms {
-            0 => self.attempt(request, sink).await,
-            total => timeout(Duration::from_millis(total), self.attempt(request, sink))
+            0 => exchange.await,
+            total => timeout(Duration::from_millis(total), exchange)
                 .await
                 .unwrap_or_else(|_| Err(self.timed_out("the whole answer", "total_ms", total))),
         }
@@ -180,45 +215,61 @@ impl<W: Wire> Server<W> {
         let model = &request.model.model_name;
         let endpoint = match (&request.model.api_base, &self.endpoint) {
             (None, Some(endpoint)) => endpoint.clone(),
-            (None, None) => self.url(&self.config.base_url, model, "config.llm_providers")?,
-            (Some(base), _) => self.url(base, model, "agent.model.api_base")?,
+            (None, None) => self.chat_url(&self.config.base_url, model, "config.llm_providers")?,
+            (Some(base), _) => self.chat_url(base, model, "agent.model.api_base")?,
         };
-        let mut response = self.send(request, &endpoint, body).await?;
+        let mut response = self.send(Via::of(request), &endpoint, self.headers.clone(), body).await?;
         self.tell_rate_limit(response.headers(), sink);
-        let status = response.status();
-        if !status.is_success() {
-            let headers = response.headers().clone();
-            let body = self.read_bounded(response, MAX_ERROR_BODY, sink).await.unwrap_or_default();
-            return Err(Failure { provider: &self.name, status: Some(status), headers: Some(&headers), body: &body }
-                .into_error());
-        }
         // Taken out, since they would keep the buffer they were read into for as long as the stream lasts.
         let headers = std::mem::take(response.headers_mut());
-        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let response = self.accepted(response, &headers).await?;
         // A server of lines calls them plain JSON, too.
-        if content_type.starts_with("application/json") && self.wire.framing() == Framing::Events {
+        if content_type(&headers).starts_with("application/json") && self.wire.framing() == Framing::Events {
             return self.read_whole(request, response, sink).await;
-        }
-        if content_type.starts_with("text/html") {
-            let body = self.read_bounded(response, MAX_ERROR_BODY, sink).await.unwrap_or_default();
-            return Err(Failure { provider: &self.name, status: Some(status), headers: None, body: &body }.into_error());
         }
         self.read_stream(request, response, sink).await
     }
 
+    async fn embed(&self, wire: &dyn EmbedWire, request: &EmbedRequest<'_>) -> Result<Embeddings> {
+        let body = wire.encode(request)?;
+        let below = |base: &str| wire.url(base, request.model);
+        let endpoint = self.url(&self.config.base_url, below, "config.llm_providers")?;
+        let mut headers = self.headers.clone();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let via = Via { http: request.http, credentials: request.credentials };
+        let response = self.send(via, &endpoint, headers, body).await?;
+        let headers = response.headers().clone();
+        let response = self.accepted(response, &headers).await?;
+        let body = self.read_bounded(response, MAX_WHOLE_BODY, false).await?;
+        wire.decode(&body).ok_or_else(|| self.bad_answer(&String::from_utf8_lossy(&body)))
+    }
+
+    /// The answer, unless its status or its kind says that it is none.
+    async fn accepted(&self, response: reqwest::Response, headers: &HeaderMap) -> Result<reqwest::Response> {
+        let status = response.status();
+        if status.is_success() && !content_type(headers).starts_with("text/html") {
+            return Ok(response);
+        }
+        let body = self.read_bounded(response, MAX_ERROR_BODY, false).await.unwrap_or_default();
+        // Of a page that was not meant as an answer the headers say nothing.
+        let headers = (!status.is_success()).then_some(headers);
+        Err(Failure { provider: &self.name, status: Some(status), headers, body: &body }.into_error())
+    }
+
     async fn send(
         &self,
-        request: &ModelRequest<'_>,
+        via: Via<'_>,
         endpoint: &reqwest::Url,
+        headers: HeaderMap,
         body: Vec<u8>,
     ) -> Result<reqwest::Response> {
         let timeouts = &self.config.timeouts;
-        let client = request.http.client(if endpoint.scheme() == "https" { &self.secure } else { &self.plain })?;
+        let client = via.http.client(if endpoint.scheme() == "https" { &self.secure } else { &self.plain })?;
         let mut post = reqwest::Request::new(Method::POST, endpoint.clone());
-        *post.headers_mut() = self.headers.clone();
+        *post.headers_mut() = headers;
         if let Some(secret) = self.config.api_key.as_ref().filter(|secret| !matches!(secret, Secret::Literal(_))) {
             let key = match secret {
-                Secret::Host(name) => request.credentials.ask(name, &self.name).await?,
+                Secret::Host(name) => via.credentials.ask(name, &self.name).await?,
                 Secret::Env(_) | Secret::File(_) | Secret::Literal(_) => {
                     secret.reveal(&format!("config.llm_providers.{}.api_key", self.name))?
                 }
@@ -320,7 +371,7 @@ impl<W: Wire> Server<W> {
         response: reqwest::Response,
         sink: &mut dyn DeltaSink,
     ) -> Result<ModelAnswer> {
-        let body = self.read_bounded(response, MAX_WHOLE_BODY, sink).await?;
+        let body = self.read_bounded(response, MAX_WHOLE_BODY, sink.has_emitted()).await?;
         // Checked first, which is fast; replaced only where it must be.
         let text = match std::str::from_utf8(&body) {
             Ok(text) => Cow::Borrowed(text),
@@ -329,25 +380,14 @@ impl<W: Wire> Server<W> {
         let mut decoder = self.wire.decoder(&self.name, request.transcript);
         match decoder.event("", &text, sink) {
             Frame::Taken | Frame::Done if decoder.is_finished() => Ok(decoder.finish(sink)),
-            Frame::Taken | Frame::Done | Frame::Malformed => Err(Error::new(
-                Status::Provider,
-                format!("the provider {:?} answered JSON that is not an answer of its API: {:.200}", self.name, text),
-            )
-            .with_code("bad_answer")
-            .with_hint("check base_url: it is used as given, for OpenAI shapes usually ending in /v1")
-            .with_provider(self.detail())),
+            Frame::Taken | Frame::Done | Frame::Malformed => Err(self.bad_answer(&text)),
             Frame::Failed(error) => Err(error),
         }
     }
 
     /// Reads a body that should be small, under the idle timeout. For an error page what was read counts, so being cut
     /// at the bound is no failure there.
-    async fn read_bounded(
-        &self,
-        mut response: reqwest::Response,
-        most: usize,
-        sink: &mut dyn DeltaSink,
-    ) -> Result<Vec<u8>> {
+    async fn read_bounded(&self, mut response: reqwest::Response, most: usize, has_emitted: bool) -> Result<Vec<u8>> {
         let mut body = Vec::new();
         let idle_ms = self.config.timeouts.idle_ms;
         loop {
@@ -366,7 +406,7 @@ impl<W: Wire> Server<W> {
                 }
                 Ok(Some(_)) => return Err(self.oversized("the answer")),
                 Ok(None) => return Ok(body),
-                Err(error) => return Err(self.broken(&error, sink.has_emitted())),
+                Err(error) => return Err(self.broken(&error, has_emitted)),
             }
         }
     }
@@ -414,6 +454,16 @@ impl<W: Wire> Server<W> {
         self.truncated(&format!("the stream was cut off: {}", error.message()), has_emitted)
     }
 
+    fn bad_answer(&self, text: &str) -> Error {
+        Error::new(
+            Status::Provider,
+            format!("the provider {:?} answered what is not an answer of its API: {text:.200}", self.name),
+        )
+        .with_code("bad_answer")
+        .with_hint("check base_url: it is used as given, for OpenAI shapes usually ending in /v1")
+        .with_provider(self.detail())
+    }
+
     fn oversized(&self, what: &str) -> Error {
         Error::new(Status::Provider, format!("{what} of the provider {:?} exceeds what is accepted", self.name))
             .with_code("oversized_answer")
@@ -446,6 +496,23 @@ impl<W: Wire> Provider for Server<W> {
     ) -> BoxFuture<'a, Result<ModelAnswer>> {
         Box::pin(self.request(request, sink))
     }
+
+    fn can_embed(&self) -> bool {
+        self.wire.embeddings().is_some()
+    }
+
+    fn embedding_model(&self) -> Option<&str> {
+        self.config.embedding_model.as_deref()
+    }
+
+    fn embed<'a>(&'a self, request: &'a EmbedRequest<'a>) -> BoxFuture<'a, Result<Embeddings>> {
+        Box::pin(async move {
+            match self.wire.embeddings() {
+                Some(wire) => self.guarded(self.embed(wire, request)).await,
+                None => Err(unsupported(&self.name, self.kind)),
+            }
+        })
+    }
 }
 
 /// After the last word there is only the end of the body. A connection whose body was read to its end is used again, which
@@ -460,6 +527,10 @@ fn tell_malformed(payload: &str, count: u32, sink: &mut dyn DeltaSink) {
     if count <= 3 {
         sink.warning("malformed_frame", &format!("a frame of the stream is not JSON and was skipped: {payload:.200}"));
     }
+}
+
+fn content_type(headers: &HeaderMap) -> &str {
+    headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 fn bound(ms: u64) -> Option<Duration> {

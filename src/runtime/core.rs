@@ -462,6 +462,7 @@ fn build_provider(name: String, config: ProviderConfig) -> Result<Arc<dyn Provid
     Ok(match config {
         ProviderConfig::OpenAi(config) => {
             let mut server = config.server(OPENAI_URL);
+            server.embedding_model = config.embedding_model;
             if let Some(organization) = config.organization {
                 server.headers.entry("OpenAI-Organization".into()).or_insert(organization);
             }

@@ -3,7 +3,7 @@
 use super::core::{Core, Runtime};
 use super::parallel::Dispatch;
 use super::stream::{Answer, Stream};
-use crate::config::{self, Decision, ParallelRequest, RunRequest, ToolConfig, strict};
+use crate::config::{self, Decision, EmbedCall, ParallelRequest, RunRequest, ToolConfig, strict};
 use crate::events::{Emitter, Wishes};
 use crate::llm::HttpPool;
 use crate::types::{self, AgentId, Cancel, Envelope, Error, Result, RunId, SessionId, Status};
@@ -45,6 +45,7 @@ methods! {
     "approvals.list" ApprovalsList(NoParams): "the tool calls that wait for approval, oldest first";
     "approvals.resolve" ApprovalsResolve(ApprovalParams): "answers an approval request";
     "describe" Describe(NoParams): "every method, and the JSON Schema of every shape";
+    "embed" Embed(EmbedCall): "the vectors of one text or several";
     "invoke_parallel" InvokeParallel(ParallelRequest): "runs several requests at once and answers what came of each";
     "metrics.snapshot" MetricsSnapshot(NoParams): "what was done since the runtime was created";
     "models.get" ModelsGet(ModelParams): "what is known of a model: its window, abilities and price";
@@ -198,7 +199,7 @@ impl Runtime {
                     Err(Error::new(Status::Deadline, "the method did not end within its time").with_retryable(true))
                 }
             }
-        })?
+        })
     }
 
     /// Starts a method: a stream that ends with its answer.
@@ -268,6 +269,7 @@ async fn answer(core: &Arc<Core>, call: Call, caller: &Caller<'_>) -> Answer {
             json!({"resolved": true})
         }
         Call::Describe(NoParams {}) => describe(),
+        Call::Embed(call) => return core.embed(call, caller.emitter, caller.http, caller.cancel).await,
         Call::InvokeParallel(request) => {
             let requests = request.check("params")?;
             let Caller { run_id, emitter, http, cancel } = *caller;

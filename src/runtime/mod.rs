@@ -8,6 +8,7 @@ mod callbacks;
 mod close;
 mod core;
 mod driver;
+mod embed;
 mod methods;
 mod parallel;
 mod run;

@@ -262,6 +262,13 @@ impl Error {
         self
     }
 
+    /// The same, said to have happened there: "batch 2 of 3".
+    #[must_use]
+    pub fn within(mut self, place: &str) -> Self {
+        self.0.message = format!("{place}: {}", self.0.message);
+        self
+    }
+
     /// Where in the input it is, such as `agents.support.model`.
     #[must_use]
     pub fn with_path(mut self, path: impl Into<String>) -> Self {

@@ -5,6 +5,7 @@
 //! end but a finish reason, which is the same with and without calls.
 
 mod decode;
+mod embed;
 mod encode;
 mod partial_args;
 
@@ -12,7 +13,7 @@ pub use decode::Decoder;
 pub use encode::{Dialect, Thinking, ThinkingLevel, encode};
 
 use super::server::{Wire, WireDecoder};
-use super::{DeltaSink, Frame, ModelAnswer, ModelRequest};
+use super::{DeltaSink, EmbedWire, Frame, ModelAnswer, ModelRequest};
 use crate::config::{Effort, ReasoningConfig};
 use crate::types::{Result, Transcript};
 use http::HeaderName;
@@ -55,6 +56,10 @@ impl Wire for Gemini {
 
     fn decoder<'a>(&self, provider: &'a str, transcript: &'a Transcript) -> Box<dyn WireDecoder + 'a> {
         Box::new(Decoder::new(provider, transcript))
+    }
+
+    fn embeddings(&self) -> Option<&dyn EmbedWire> {
+        Some(self)
     }
 }
 

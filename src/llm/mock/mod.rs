@@ -3,9 +3,11 @@
 //!
 //! The script is [`MockConfig`]; json.md describes it.
 
+mod embed;
+
 use super::assemble::CallPiece;
 use super::classify::Failure;
-use super::{Assembler, DeltaSink, ModelAnswer, ModelRequest, Provider, ToolChoice};
+use super::{Assembler, DeltaSink, EmbedRequest, Embeddings, ModelAnswer, ModelRequest, Provider, ToolChoice};
 use crate::config::{MockConfig, MockExpect, MockScope, MockTurn, ModelProfile, StructuredOutput};
 use crate::types::{Error, FinishReason, Part, Result, Status, Usage, View};
 use futures_util::future::BoxFuture;
@@ -186,6 +188,18 @@ impl Provider for Mock {
 
     fn profile(&self, _: &str) -> ModelProfile {
         ModelProfile { structured_output: Some(StructuredOutput::Native), ..ModelProfile::default() }
+    }
+
+    fn can_embed(&self) -> bool {
+        true
+    }
+
+    fn embedding_model(&self) -> Option<&str> {
+        Some("mock")
+    }
+
+    fn embed<'a>(&'a self, request: &'a EmbedRequest<'a>) -> BoxFuture<'a, Result<Embeddings>> {
+        Box::pin(std::future::ready(Ok(embed::embed(request))))
     }
 
     fn unreached(&self) -> Option<String> {

@@ -4,6 +4,7 @@
 //! only inline images are taken; a prompt longer than `num_ctx` is cut by the server without a word.
 
 mod decode;
+mod embed;
 mod encode;
 
 pub use decode::Decoder;
@@ -11,7 +12,7 @@ pub use encode::{Dialect, Think, encode};
 
 use super::server::Framing;
 use super::server::{Wire, WireDecoder};
-use super::{DeltaSink, Frame, ModelAnswer, ModelRequest};
+use super::{DeltaSink, EmbedWire, Frame, ModelAnswer, ModelRequest};
 use crate::config::{Effort, ModelProfile, ReasoningConfig, StructuredOutput};
 use crate::types::{Result, Transcript};
 use http::HeaderName;
@@ -51,6 +52,10 @@ impl Wire for Ollama {
 
     fn decoder<'a>(&self, provider: &'a str, transcript: &'a Transcript) -> Box<dyn WireDecoder + 'a> {
         Box::new(Decoder::new(provider, transcript))
+    }
+
+    fn embeddings(&self) -> Option<&dyn EmbedWire> {
+        Some(self)
     }
 
     fn framing(&self) -> Framing {

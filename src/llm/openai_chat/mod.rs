@@ -4,14 +4,16 @@
 //! own way ([`super::Assembler`]), and the usage comes after the last word.
 
 mod decode;
+mod embed;
 mod encode;
 
 pub use decode::decode;
+pub use embed::OpenAiEmbeddings;
 pub(super) use encode::is_strict;
 pub use encode::{Dialect, encode};
 
 use super::server::{Wire, WireDecoder};
-use super::{Assembler, DeltaSink, Frame, ModelAnswer, ModelRequest};
+use super::{Assembler, DeltaSink, EmbedWire, Frame, ModelAnswer, ModelRequest};
 use crate::config::{ModelProfile, StructuredOutput};
 use crate::types::{Result, Transcript};
 use http::HeaderName;
@@ -44,6 +46,10 @@ impl Wire for OpenAiChat {
 
     fn decoder<'a>(&self, provider: &'a str, transcript: &'a Transcript) -> Box<dyn WireDecoder + 'a> {
         Box::new(Decoder { provider, assembler: Assembler::new(transcript) })
+    }
+
+    fn embeddings(&self) -> Option<&dyn EmbedWire> {
+        Some(&OpenAiEmbeddings)
     }
 
     /// OpenAI's own server holds models to a schema; of others only the table or the host can say.

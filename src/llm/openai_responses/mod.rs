@@ -11,7 +11,7 @@ pub use decode::Decoder;
 pub use encode::{Dialect, Effort, encode};
 
 use super::server::{Wire, WireDecoder};
-use super::{DeltaSink, Frame, ModelAnswer, ModelRequest};
+use super::{DeltaSink, EmbedWire, Frame, ModelAnswer, ModelRequest};
 use crate::config::{ModelProfile, StructuredOutput};
 use crate::types::{Result, Transcript};
 use http::HeaderName;
@@ -55,6 +55,11 @@ impl Wire for OpenAiResponses {
 
     fn decoder<'a>(&self, provider: &'a str, transcript: &'a Transcript) -> Box<dyn WireDecoder + 'a> {
         Box::new(Decoder::new(provider, transcript))
+    }
+
+    /// The same as beside Chat Completions.
+    fn embeddings(&self) -> Option<&dyn EmbedWire> {
+        Some(&super::openai_chat::OpenAiEmbeddings)
     }
 
     fn profile(&self, _: &str) -> ModelProfile {
