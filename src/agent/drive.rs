@@ -87,15 +87,8 @@ impl Loop<'_> {
                     }
                 }
             }
-            match self.turn(mark).await {
-                Ok(Next::Again) => {}
-                Ok(Next::Done(result)) => return Ok(*result),
-                Err(error) => {
-                    if let Some(mark) = mark {
-                        self.work.transcript_mut().rewind(mark);
-                    }
-                    return Err(error);
-                }
+            if let Next::Done(result) = self.turn(mark).await? {
+                return Ok(*result);
             }
         }
     }
@@ -109,7 +102,11 @@ impl Loop<'_> {
         let structured = spec.structured.as_ref().map(|wanted| (wanted, wanted.means(&self.work.setup.profile)));
         let structured_means = structured.map(|(_, means)| means);
         let request = Ask { structured, joint: None, without_tools: is_last, max_tokens: self.max_tokens };
-        let Answered { answer, first_seq } = ask(&mut self.work, request).await?;
+        let answered = ask(&mut self.work, request).await;
+        if let (Err(_), Some(mark)) = (&answered, last) {
+            self.work.transcript_mut().rewind(mark);
+        }
+        let Answered { answer, first_seq } = answered?;
         let calls_tools = answer.parts.iter().any(|part| part.as_tool_call().is_some());
         let answer = match (answer.finish_reason, self.on_max_tokens()) {
             (FinishReason::MaxTokens, OnMaxTokens::Retry) if self.may_retry() => {
