@@ -242,7 +242,7 @@ impl Desk<'_, '_> {
                 match permission::rule(work, tool, &input)? {
                     Rule::Allow => {}
                     Rule::Deny(why) => return Ok(Err(why)),
-                    Rule::Ask(why) => match permission::ask(work, call, tool, input, &why).await? {
+                    Rule::Ask(why) => match Box::pin(permission::ask(work, call, tool, input, &why)).await? {
                         Ok(approved) => input = approved,
                         Err(told) => return Ok(Err(told)),
                     },

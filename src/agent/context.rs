@@ -62,7 +62,7 @@ pub async fn fit(work: &mut Work<'_>, system: Option<&str>, forced: bool) -> Res
         ContextStrategy::Summarize { keep_messages, .. } => {
             let bounds = Bounds { messages: *keep_messages, tokens: most / 2, least: 1 };
             let kept_from = keep_from(work, overhead, bounds);
-            match summarize(work, kept_from).await {
+            match Box::pin(summarize(work, kept_from)).await {
                 Ok(summary) => ("summarize", kept_from, vec![Part::text(summary)]),
                 Err(error) => {
                     let message =

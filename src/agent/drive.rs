@@ -113,7 +113,10 @@ impl Loop<'_> {
                 self.retry(&answer, first_seq);
                 return Ok(Next::Again);
             }
-            (FinishReason::MaxTokens, OnMaxTokens::Continue) if !calls_tools => self.continued(answer).await?,
+            (FinishReason::MaxTokens, OnMaxTokens::Continue) if !calls_tools => {
+                // Rare, and large.
+                Box::pin(self.continued(answer)).await?
+            }
             (
                 FinishReason::MaxTokens
                 | FinishReason::Stop

@@ -139,10 +139,11 @@ pub async fn execute_below(spec: &RunSpec, emitter: &Emitter, http: &HttpPool) -
     let control = &spec.control;
     let ended = {
         let limits = deadlines(spec);
-        let body = AssertUnwindSafe(async {
+        // In a place of its own: a future that is moved into others is there once for each of them.
+        let body = AssertUnwindSafe(Box::pin(async {
             let _places = (runtime_place(spec, emitter).await, agent_place(spec, emitter).await);
             drive(spec, emitter, &mut progress, http).await
-        })
+        }))
         .catch_unwind();
         tokio::select! {
             biased;

@@ -210,7 +210,7 @@ impl Core {
 }
 
 impl Prepared {
-    pub(super) fn into_spec(self, core: &Arc<Core>, timeout: Option<Duration>) -> (RunSpec, LiveRun, Wishes) {
+    pub(super) fn into_spec(self, core: &Arc<Core>, timeout: Option<Duration>) -> (Box<RunSpec>, LiveRun, Wishes) {
         let Self { request, run_id, tag, setup, prompt, variables, structured, control, live } = self;
         let now = Instant::now();
         let asked = request.timeout_ms.map(Duration::from_millis);
@@ -234,7 +234,7 @@ impl Prepared {
                 Some(Arc::new(Ledger::new("run", budget, own_total, Spent::default(), Duration::ZERO)))
             }
         };
-        let spec = RunSpec {
+        let spec = Box::new(RunSpec {
             run_id,
             tag,
             path: Vec::new(),
@@ -263,7 +263,7 @@ impl Prepared {
             control,
             places: core.places.clone(),
             holds: Vec::new(),
-        };
+        });
         (spec, live, wishes)
     }
 }
