@@ -19,7 +19,7 @@ FAST     := target/fast
 VENV     := build/venv
 SOURCES  := $(shell find src -name '*.rs') Cargo.toml Cargo.lock build.rs cbindgen.toml
 
-.PHONY: demo test test-rust test-c test-python header lint bench install clean
+.PHONY: demo test test-rust test-c test-python live header lint bench install clean
 .DELETE_ON_ERROR:
 
 # ---- the library, without the long link of a release
@@ -65,6 +65,10 @@ test-python: $(FAST)/libpar.so
 		$(VENV)/bin/mypy --python-executable $(VENV)/bin/python --strict bindings/python/tests/typing_check.py; \
 		OPENAI_API_KEY= $(VENV)/bin/python examples/python/chat.py "What is 17 + 25?" >/dev/null; \
 	fi
+
+# Real providers, those whose keys are in the environment; costs a fraction of a cent.
+live:
+	PAR_TEST_LIVE=1 $(CARGO) test --locked --test live -- --nocapture
 
 # ---- what is generated, and what is checked
 
