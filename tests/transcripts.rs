@@ -9,8 +9,9 @@ mod support;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use par::config::QuirksConfig;
-use par::llm::openai_chat::{Dialect, encode};
-use par::llm::{DeltaSink, ModelAnswer, ModelRequest, Provider};
+use par::llm::{
+    DeltaSink, ModelAnswer, ModelRequest, Provider, anthropic, gemini, ollama, openai_chat, openai_responses,
+};
 use par::runtime::Runtime;
 use par::tools::{Invocation, Tool, ToolFailure, ToolOutput};
 use par::types::{Error, FinishReason, Part, Status, ToolCall, Usage, View};
@@ -186,8 +187,22 @@ fn demand(request: &ModelRequest<'_>) {
         }
     }
     assert!(open.is_empty(), "calls without results");
-    let body = encode(request, Dialect { stream: true, is_openai: true, quirks: QuirksConfig::default() }).unwrap();
-    let body: Value = serde_json::from_slice(&body).unwrap();
+    chat(request);
+    messages(request);
+    contents(request);
+    items(request);
+    let dialect = ollama::Dialect { stream: true, ..ollama::Dialect::default() };
+    ollama::encode(request, &dialect).unwrap();
+}
+
+fn json_of(body: Vec<u8>) -> Value {
+    serde_json::from_slice(&body).unwrap()
+}
+
+/// Chat Completions: every call is answered directly behind it.
+fn chat(request: &ModelRequest<'_>) {
+    let dialect = openai_chat::Dialect { stream: true, is_openai: true, quirks: QuirksConfig::default() };
+    let body = json_of(openai_chat::encode(request, dialect).unwrap());
     let mut waiting: Vec<&Value> = Vec::new();
     for message in body["messages"].as_array().unwrap() {
         match message["role"].as_str().unwrap() {
@@ -204,6 +219,56 @@ fn demand(request: &ModelRequest<'_>) {
             }
         }
     }
+}
+
+/// Anthropic: roles alternate, the user begins, and all results stand first in the one message behind their calls.
+fn messages(request: &ModelRequest<'_>) {
+    let dialect = anthropic::Dialect {
+        stream: true,
+        max_tokens: 100,
+        thinking: None,
+        cache: Some(anthropic::CacheTtl::FiveMinutes),
+    };
+    let body = json_of(anthropic::encode(request, &dialect).unwrap());
+    let mut calls: Vec<&Value> = Vec::new();
+    for (index, message) in body["messages"].as_array().unwrap().iter().enumerate() {
+        assert_eq!(message["role"], if index % 2 == 0 { "user" } else { "assistant" }, "roles do not alternate");
+        let content = message["content"].as_array().unwrap();
+        assert!(!content.is_empty(), "a message without content");
+        assert!(content.iter().all(|block| block["text"] != ""), "an empty text");
+        let results: Vec<&Value> = content
+            .iter()
+            .take_while(|block| block["type"] == "tool_result")
+            .map(|block| &block["tool_use_id"])
+            .collect();
+        assert_eq!(results, calls, "results are not those of the calls before");
+        calls = content.iter().filter(|block| block["type"] == "tool_use").map(|block| &block["id"]).collect();
+    }
+    assert!(body.to_string().matches("cache_control").count() <= 4, "too many marks");
+}
+
+/// Gemini: as many answers as calls, directly behind them.
+fn contents(request: &ModelRequest<'_>) {
+    let body =
+        json_of(gemini::encode(request, &gemini::Dialect { is_gemini_3: true, ..gemini::Dialect::default() }).unwrap());
+    let mut calls = 0;
+    for content in body["contents"].as_array().unwrap() {
+        let count =
+            |key: &str| content["parts"].as_array().unwrap().iter().filter(|part| part.get(key).is_some()).count();
+        assert_eq!(count("functionResponse"), calls, "answers are not those of the calls before");
+        calls = count("functionCall");
+    }
+}
+
+/// Responses: every call has its output.
+fn items(request: &ModelRequest<'_>) {
+    let dialect = openai_responses::Dialect { stream: true, is_openai: true, ..openai_responses::Dialect::default() };
+    let body = json_of(openai_responses::encode(request, &dialect).unwrap());
+    let of = |kind: &str| -> Vec<&Value> {
+        let items = body["input"].as_array().unwrap().iter().filter(|item| item["type"] == kind);
+        items.map(|item| &item["call_id"]).collect()
+    };
+    assert_eq!(of("function_call"), of("function_call_output"));
 }
 
 struct Play(&'static str);
