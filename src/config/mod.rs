@@ -14,6 +14,7 @@ mod mock;
 mod models;
 mod pattern;
 mod provider;
+mod replay;
 mod request;
 mod runtime;
 mod secret;
@@ -43,6 +44,7 @@ pub use provider::{
     OLLAMA_URL, OPENAI_URL, OllamaConfig, OpenAiConfig, ProviderConfig, QuirksConfig, ReasoningField, RequestFormat,
     RetryConfig, ServerConfig, TimeoutConfig, providers_from_environment,
 };
+pub use replay::{RecordConfig, ReplayConfig};
 pub(crate) use request::check_media;
 pub use request::{
     Events, FailurePolicy, Input, InputPart, Merge, Mode, Notify, OutputMode, Overflow, ParallelRequest, RunRequest,

@@ -1,9 +1,9 @@
 //! Model providers: `llm_providers.<name>`.
 
-use super::{MockConfig, Secret, check_name, strict};
+use super::{MockConfig, ReplayConfig, Secret, check_name, strict};
 use crate::types::{Error, Result};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -26,6 +26,8 @@ pub enum ProviderConfig {
     Custom(CustomConfig),
     /// Scripted answers, for tests and demonstrations.
     Mock(MockConfig),
+    /// What another provider answered when it was recorded.
+    Replay(ReplayConfig),
 }
 
 impl ProviderConfig {
@@ -74,6 +76,7 @@ impl ProviderConfig {
                 config.server("").check(path)
             }
             Self::Mock(config) => config.check(path),
+            Self::Replay(config) => config.check(path),
         }
     }
 }
@@ -113,6 +116,12 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
+    /// One that waits as long as it takes.
+    pub fn unbounded() -> Self {
+        let timeouts = TimeoutConfig { connect_ms: 0, first_byte_ms: 0, idle_ms: 0, total_ms: 0 };
+        Self { timeouts, stream: true, ..Self::default() }
+    }
+
     fn check(&self, path: &str) -> Result<()> {
         check_url(&self.base_url, &format!("{path}.base_url"))?;
         for (name, value) in &self.headers {
@@ -231,7 +240,7 @@ server_config! {
 }
 
 /// Where a server differs from OpenAI's Chat Completions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(default)]
 pub struct QuirksConfig {
@@ -244,7 +253,7 @@ pub struct QuirksConfig {
 }
 
 /// How the limit of an answer is called.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MaxTokensKey {
     /// The older name, which most servers know.
@@ -255,7 +264,7 @@ pub enum MaxTokensKey {
 }
 
 /// A field of an assistant's message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReasoningField {
     /// DeepSeek, Moonshot, older vLLM.
@@ -375,7 +384,7 @@ impl Default for RetryConfig {
 }
 
 impl RetryConfig {
-    fn check(&self, path: &str) -> Result<()> {
+    pub(super) fn check(&self, path: &str) -> Result<()> {
         if !(1..=20).contains(&self.max_attempts) {
             return Err(Error::schema(format!("{path}.retry.max_attempts"), "1 to 20 attempts are possible"));
         }

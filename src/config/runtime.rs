@@ -1,7 +1,8 @@
 //! The runtime's configuration: `par_runtime_create`.
 
 use super::{
-    Budget, EmbeddingsConfig, EvalLimits, MiddlewareConfig, ModelProfile, ProviderConfig, QuotaConfig, check_name,
+    Budget, EmbeddingsConfig, EvalLimits, MiddlewareConfig, ModelProfile, ProviderConfig, QuotaConfig, RecordConfig,
+    check_name,
 };
 use crate::types::{Error, Result, Status};
 use schemars::JsonSchema;
@@ -21,6 +22,8 @@ pub struct RuntimeConfig {
     pub default_provider: Option<String>,
     /// The model that makes embeddings, apart from those that chat.
     pub embeddings: Option<EmbeddingsConfig>,
+    /// Where every exchange with a provider is written down, to be replayed.
+    pub record: Option<RecordConfig>,
     /// Where sessions live. Only `"noop"` in this version: in the memory of the process.
     pub persistence: Persistence,
     /// Whether the tool calls of one model answer run at the same time.
@@ -68,6 +71,7 @@ impl Default for RuntimeConfig {
             llm_providers: BTreeMap::new(),
             default_provider: None,
             embeddings: None,
+            record: None,
             persistence: Persistence::Noop,
             parallel_tool_execution: true,
             limits: Limits::default(),
@@ -99,6 +103,7 @@ impl RuntimeConfig {
         for (index, middleware) in config.middleware.iter().enumerate() {
             middleware.check(&format!("config.middleware[{index}]"))?;
         }
+        config.record.as_ref().map_or(Ok(()), |record| record.check("config.record"))?;
         config.embeddings.as_ref().map_or(Ok(()), |embeddings| embeddings.check("config.embeddings"))?;
         config.default_quota.as_ref().map_or(Ok(()), |quota| quota.check("config.default_quota"))?;
         for (name, provider) in &config.llm_providers {

@@ -9,24 +9,33 @@ use super::classify::Failure;
 use super::embed::unsupported;
 use super::frame::Frame;
 use super::http::{Connection, connection_error};
+use super::replay::{Subject, Tape};
+use super::reply::{Broken, Reply};
 use super::{
     Credentials, DeltaSink, EmbedRequest, EmbedWire, Embeddings, HttpPool, ModelAnswer, ModelRequest, Provider,
-    SseReader,
+    Recorder, SseReader,
 };
 use crate::config::{ModelProfile, RetryConfig, Secret, ServerConfig};
 use crate::types::{Category, Error, ProviderDetail, Result, Status, Transcript};
 use futures_util::future::BoxFuture;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use serde_json::Map;
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How one wire family asks and reads.
 pub trait Wire: Send + Sync {
+    /// The family's name.
+    fn family(&self) -> &'static str;
+
+    /// How it is set up, so that a recorded answer is read by a wire like this one.
+    fn settings(&self) -> Value;
+
     /// Where a model of the server at `base` is asked.
     fn url(&self, base: &str, model: &str) -> String;
 
@@ -98,7 +107,15 @@ pub struct Server<W> {
     plain: Connection,
     secure: Connection,
     breaker: Option<Breaker>,
+    line: Line,
     wire: W,
+}
+
+/// What a request goes over.
+enum Line {
+    Network,
+    Recorded(Arc<Recorder>, Value),
+    Cassette(Box<Tape>),
 }
 
 /// What an exchange needs of whoever asks.
@@ -145,7 +162,8 @@ impl<W: Wire> Server<W> {
         };
         let (plain, secure) = (connection(false), connection(true));
         let breaker = config.circuit_breaker.map(Breaker::new);
-        let mut server = Self { name, kind, config, headers, endpoint: None, plain, secure, breaker, wire };
+        let mut server =
+            Self { name, kind, config, headers, endpoint: None, plain, secure, breaker, line: Line::Network, wire };
         let endpoint = server.chat_url(
             &server.config.base_url,
             "model",
@@ -158,6 +176,27 @@ impl<W: Wire> Server<W> {
             server.headers.entry(header).or_insert(value);
         }
         Ok(server)
+    }
+
+    /// A provider that answers as this cassette says.
+    pub fn replaying(name: String, retry: RetryConfig, tape: Tape, wire: W) -> Result<Self> {
+        // Where it was is not known; only what stands behind that is compared.
+        let config = ServerConfig { base_url: "http://replay".into(), retry, ..ServerConfig::unbounded() };
+        let mut server = Self::new(name, "replay", config, wire)?;
+        server.line = Line::Cassette(Box::new(tape));
+        Ok(server)
+    }
+
+    /// The same, with every exchange written down.
+    #[must_use]
+    pub fn recorded(mut self, recorder: Option<&Arc<Recorder>>) -> Self {
+        if let Some(recorder) = recorder {
+            // Its key must not be written down even where another provider is told of it.
+            let key = self.config.api_key.as_ref().and_then(|secret| secret.reveal("api_key").ok());
+            key.iter().for_each(|key| recorder.learn(key));
+            self.line = Line::Recorded(Arc::clone(recorder), self.wire.settings());
+        }
+        self
     }
 
     fn key(&self, key: &str) -> Result<(HeaderName, HeaderValue)> {
@@ -189,7 +228,13 @@ impl<W: Wire> Server<W> {
 
     async fn request(&self, request: &ModelRequest<'_>, sink: &mut dyn DeltaSink) -> Result<ModelAnswer> {
         request.requests_made.fetch_add(1, Ordering::Relaxed);
-        self.guarded(self.attempt(request, sink)).await
+        let answer = self.guarded(self.attempt(request, sink)).await;
+        if let Line::Recorded(recorder, _) = &self.line
+            && let Some(problem) = recorder.take_problem()
+        {
+            sink.warning("record_failed", &problem);
+        }
+        answer
     }
 
     /// Holds an exchange to the circuit breaker and to the total timeout.
@@ -218,16 +263,17 @@ impl<W: Wire> Server<W> {
             (None, None) => self.chat_url(&self.config.base_url, model, "config.llm_providers")?,
             (Some(base), _) => self.chat_url(base, model, "agent.model.api_base")?,
         };
-        let mut response = self.send(Via::of(request), &endpoint, self.headers.clone(), body).await?;
-        self.tell_rate_limit(response.headers(), sink);
-        // Taken out, since they would keep the buffer they were read into for as long as the stream lasts.
-        let headers = std::mem::take(response.headers_mut());
-        let response = self.accepted(response, &headers).await?;
+        let mut reply = self.send(Via::of(request), &endpoint, self.headers.clone(), body).await?;
+        let headers = reply.take_headers();
+        self.tell_rate_limit(&headers, sink);
+        let reply = self.accepted(reply, &headers).await?;
         // A server of lines calls them plain JSON, too.
-        if content_type(&headers).starts_with("application/json") && self.wire.framing() == Framing::Events {
-            return self.read_whole(request, response, sink).await;
+        let is_whole = content_type(&headers).starts_with("application/json") && self.wire.framing() == Framing::Events;
+        drop(headers);
+        match is_whole {
+            true => self.read_whole(request, reply, sink).await,
+            false => self.read_stream(request, reply, sink).await,
         }
-        self.read_stream(request, response, sink).await
     }
 
     async fn embed(&self, wire: &dyn EmbedWire, request: &EmbedRequest<'_>) -> Result<Embeddings> {
@@ -237,32 +283,29 @@ impl<W: Wire> Server<W> {
         let mut headers = self.headers.clone();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let via = Via { http: request.http, credentials: request.credentials };
-        let response = self.send(via, &endpoint, headers, body).await?;
-        let headers = response.headers().clone();
-        let response = self.accepted(response, &headers).await?;
-        let body = self.read_bounded(response, MAX_WHOLE_BODY, false).await?;
+        let mut reply = self.send(via, &endpoint, headers, body).await?;
+        let headers = reply.take_headers();
+        let reply = self.accepted(reply, &headers).await?;
+        let body = self.read_bounded(reply, MAX_WHOLE_BODY, false).await?;
         wire.decode(&body).ok_or_else(|| self.bad_answer(&String::from_utf8_lossy(&body)))
     }
 
     /// The answer, unless its status or its kind says that it is none.
-    async fn accepted(&self, response: reqwest::Response, headers: &HeaderMap) -> Result<reqwest::Response> {
-        let status = response.status();
+    async fn accepted(&self, reply: Reply, headers: &HeaderMap) -> Result<Reply> {
+        let status = reply.status();
         if status.is_success() && !content_type(headers).starts_with("text/html") {
-            return Ok(response);
+            return Ok(reply);
         }
-        let body = self.read_bounded(response, MAX_ERROR_BODY, false).await.unwrap_or_default();
+        let body = self.read_bounded(reply, MAX_ERROR_BODY, false).await.unwrap_or_default();
         // Of a page that was not meant as an answer the headers say nothing.
         let headers = (!status.is_success()).then_some(headers);
         Err(Failure { provider: &self.name, status: Some(status), headers, body: &body }.into_error())
     }
 
-    async fn send(
-        &self,
-        via: Via<'_>,
-        endpoint: &reqwest::Url,
-        headers: HeaderMap,
-        body: Vec<u8>,
-    ) -> Result<reqwest::Response> {
+    async fn send(&self, via: Via<'_>, endpoint: &reqwest::Url, headers: HeaderMap, body: Vec<u8>) -> Result<Reply> {
+        if let Line::Cassette(tape) = &self.line {
+            return tape.play(endpoint, &body).map(Reply::from_cassette);
+        }
         let timeouts = &self.config.timeouts;
         let client = via.http.client(if endpoint.scheme() == "https" { &self.secure } else { &self.plain })?;
         let mut post = reqwest::Request::new(Method::POST, endpoint.clone());
@@ -277,6 +320,13 @@ impl<W: Wire> Server<W> {
             let (header, value) = self.key(&key)?;
             post.headers_mut().entry(header).or_insert(value);
         }
+        let take = match &self.line {
+            Line::Recorded(recorder, settings) => {
+                let subject = Subject { provider: &self.name, family: self.wire.family(), settings };
+                Some(Box::new(recorder.begin(subject, endpoint.as_str(), post.headers(), &body)))
+            }
+            Line::Network | Line::Cassette(_) => None,
+        };
         *post.body_mut() = Some(body.into());
         let sent = client.execute(post);
         let sent = match bound(timeouts.first_byte_ms) {
@@ -285,13 +335,14 @@ impl<W: Wire> Server<W> {
                 .await
                 .map_err(|_| self.timed_out("the first byte", "first_byte_ms", timeouts.first_byte_ms))?,
         };
-        sent.map_err(|error| connection_error(&self.name, endpoint.as_str(), &error))
+        let response = sent.map_err(|error| connection_error(&self.name, endpoint.as_str(), &error))?;
+        Ok(Reply::from_connection(response, take))
     }
 
     async fn read_stream(
         &self,
         request: &ModelRequest<'_>,
-        mut response: reqwest::Response,
+        mut reply: Reply,
         sink: &mut dyn DeltaSink,
     ) -> Result<ModelAnswer> {
         let mut reader = match self.wire.framing() {
@@ -309,7 +360,7 @@ impl<W: Wire> Server<W> {
             let read = loop {
                 tokio::select! {
                     biased;
-                    read = response.chunk() => break read,
+                    read = reply.chunk() => break read,
                     () = sink.ready(), if sink.is_holding() => {}
                     () = &mut idle, if idle_ms > 0 => return Err(self.timed_out("more of the answer", "idle_ms", idle_ms)),
                 }
@@ -335,7 +386,7 @@ impl<W: Wire> Server<W> {
                 match decoder.event(&event.name, &event.data, sink) {
                     Frame::Taken => {}
                     Frame::Done => {
-                        finish_reading(&mut response).await;
+                        finish_reading(&mut reply).await;
                         return Ok(decoder.finish(sink));
                     }
                     Frame::Malformed => {
@@ -368,10 +419,10 @@ impl<W: Wire> Server<W> {
     async fn read_whole(
         &self,
         request: &ModelRequest<'_>,
-        response: reqwest::Response,
+        reply: Reply,
         sink: &mut dyn DeltaSink,
     ) -> Result<ModelAnswer> {
-        let body = self.read_bounded(response, MAX_WHOLE_BODY, sink.has_emitted()).await?;
+        let body = self.read_bounded(reply, MAX_WHOLE_BODY, sink.has_emitted()).await?;
         // Checked first, which is fast; replaced only where it must be.
         let text = match std::str::from_utf8(&body) {
             Ok(text) => Cow::Borrowed(text),
@@ -387,11 +438,11 @@ impl<W: Wire> Server<W> {
 
     /// Reads a body that should be small, under the idle timeout. For an error page what was read counts, so being cut
     /// at the bound is no failure there.
-    async fn read_bounded(&self, mut response: reqwest::Response, most: usize, has_emitted: bool) -> Result<Vec<u8>> {
+    async fn read_bounded(&self, mut reply: Reply, most: usize, has_emitted: bool) -> Result<Vec<u8>> {
         let mut body = Vec::new();
         let idle_ms = self.config.timeouts.idle_ms;
         loop {
-            let chunk = response.chunk();
+            let chunk = reply.chunk();
             let read = match bound(idle_ms) {
                 None => chunk.await,
                 Some(limit) => {
@@ -449,9 +500,15 @@ impl<W: Wire> Server<W> {
             .with_provider(self.detail())
     }
 
-    fn broken(&self, error: &reqwest::Error, has_emitted: bool) -> Error {
-        let error = connection_error(&self.name, &self.config.base_url, error);
-        self.truncated(&format!("the stream was cut off: {}", error.message()), has_emitted)
+    fn broken(&self, broken: &Broken, has_emitted: bool) -> Error {
+        let message = match broken {
+            Broken::Connection(error) => {
+                let error = connection_error(&self.name, &self.config.base_url, error);
+                format!("the stream was cut off: {}", error.message())
+            }
+            Broken::Recorded => "the stream was cut off when it was recorded".to_owned(),
+        };
+        self.truncated(&message, has_emitted)
     }
 
     fn bad_answer(&self, text: &str) -> Error {
@@ -517,8 +574,8 @@ impl<W: Wire> Provider for Server<W> {
 
 /// After the last word there is only the end of the body. A connection whose body was read to its end is used again, which
 /// saves the next request a handshake; but no server's dawdling is worth more than a moment.
-async fn finish_reading(response: &mut reqwest::Response) {
-    let rest = async { while let Ok(Some(_)) = response.chunk().await {} };
+async fn finish_reading(reply: &mut Reply) {
+    let rest = async { while let Ok(Some(_)) = reply.chunk().await {} };
     let _ = timeout(Duration::from_millis(10), rest).await;
 }
 

@@ -4,24 +4,18 @@ use super::agents::{AgentTable, Directory};
 use super::callbacks::{Callback, CallbackSlot, Callbacks};
 use super::close::{self, CloseReport, Closing, Phase};
 use super::driver::DriverPool;
+use super::providers::build_provider;
 use super::runs::Runs;
 use super::scope::Scope;
 use super::workers::Workers;
 use crate::agent::{Account, Agents, Ledger, Spent};
 use crate::approval::ApprovalDesk;
 use crate::config::{
-    ANTHROPIC_URL, AgentConfig, ApiKind, Decision, GEMINI_URL, Limits, LogLevel, OLLAMA_URL, OPENAI_URL,
-    ProviderConfig, QuirksConfig, RequestFormat, RuntimeConfig, Steering, ToolConfig, providers_from_environment,
-    strict,
+    AgentConfig, Decision, Limits, LogLevel, ProviderConfig, RuntimeConfig, Steering, ToolConfig,
+    providers_from_environment, strict,
 };
 use crate::events::{Bounds, Hub, LogSubscriber, Queue};
-use crate::llm::anthropic::Anthropic;
-use crate::llm::gemini::Gemini;
-use crate::llm::mock::Mock;
-use crate::llm::ollama::Ollama;
-use crate::llm::openai_chat::{self, OpenAiChat};
-use crate::llm::openai_responses::OpenAiResponses;
-use crate::llm::{HttpPool, Provider, Server};
+use crate::llm::{HttpPool, Provider, Recorder};
 use crate::middleware::Chain;
 use crate::store::{Memory, Store};
 use crate::tools::{HostDesk, Registered, Registry, Runner, Tool, ToolFailure};
@@ -72,6 +66,8 @@ pub(super) struct Core {
     pub shared_limits: Arc<Limits>,
     pub shared_id: Arc<str>,
     pub providers: RwLock<BTreeMap<String, Arc<dyn Provider>>>,
+    /// Where exchanges with them are written down.
+    pub recorder: Option<Arc<Recorder>>,
     /// The provider of models that name none.
     pub default_provider: RwLock<Option<String>>,
     pub tools: Registry,
@@ -126,9 +122,10 @@ impl Runtime {
         let mut configured = providers_from_environment();
         configured.extend(config.llm_providers.clone());
         configured.entry("mock".into()).or_insert_with(|| ProviderConfig::Mock(crate::config::MockConfig::default()));
+        let recorder = config.record.as_ref().map(|record| Recorder::open(&record.path)).transpose()?;
         let mut providers = BTreeMap::new();
         for (name, provider) in configured {
-            providers.insert(name.clone(), build_provider(name, provider)?);
+            providers.insert(name.clone(), build_provider(name, provider, recorder.as_ref())?);
         }
         if let Some(name) = config.default_provider.as_ref().filter(|name| !providers.contains_key(*name)) {
             return Err(Error::new(Status::NotFound, format!("no provider {name:?} is configured"))
@@ -158,6 +155,7 @@ impl Runtime {
             scope: Scope::new(),
             agents: AgentTable::default(),
             providers: RwLock::new(providers),
+            recorder,
             default_provider: RwLock::new(config.default_provider.clone()),
             tools: Registry::with_builtin(builtin),
             store,
@@ -241,7 +239,7 @@ impl Runtime {
     pub fn register_provider_config(&self, definition: &str) -> Result<()> {
         self.core().closing.check_open()?;
         let (name, config) = ProviderConfig::from_json(definition)?;
-        self.register_provider(build_provider(name, config)?)
+        self.register_provider(build_provider(name, config, self.core().recorder.as_ref())?)
     }
 
     /// Adds a provider written in Rust.
@@ -452,62 +450,6 @@ fn is_host_work(json: &[u8]) -> bool {
     ]
     .iter()
     .any(|kind| text.contains(&format!(r#""type":"{kind}""#)))
-}
-
-fn build_provider(name: String, config: ProviderConfig) -> Result<Arc<dyn Provider>> {
-    let chat = |stream: bool, is_openai: bool, quirks: QuirksConfig| {
-        OpenAiChat::new(openai_chat::Dialect { stream, is_openai, quirks })
-    };
-    let plain = QuirksConfig::default();
-    Ok(match config {
-        ProviderConfig::OpenAi(config) => {
-            let mut server = config.server(OPENAI_URL);
-            server.embedding_model = config.embedding_model;
-            if let Some(organization) = config.organization {
-                server.headers.entry("OpenAI-Organization".into()).or_insert(organization);
-            }
-            let is_openai = server.base_url.starts_with(OPENAI_URL);
-            let stream = server.stream;
-            match config.api {
-                ApiKind::Chat => Arc::new(Server::new(name, "openai", server, chat(stream, is_openai, plain))?),
-                ApiKind::Responses => {
-                    Arc::new(Server::new(name, "openai", server, OpenAiResponses { stream, is_openai })?)
-                }
-            }
-        }
-        ProviderConfig::Anthropic(config) => {
-            let server = config.server(ANTHROPIC_URL);
-            let wire = Anthropic { stream: server.stream };
-            Arc::new(Server::new(name, "anthropic", server, wire)?)
-        }
-        ProviderConfig::Gemini(config) => {
-            let server = config.server(GEMINI_URL);
-            let wire = Gemini { stream: server.stream };
-            Arc::new(Server::new(name, "gemini", server, wire)?)
-        }
-        ProviderConfig::Ollama(config) => {
-            let server = config.server(OLLAMA_URL);
-            let stream = server.stream;
-            if server.base_url.trim_end_matches('/').ends_with("/v1") {
-                return Ok(Arc::new(Server::new(name, "ollama", server, chat(stream, false, plain))?));
-            }
-            let wire = Ollama { stream, num_ctx: config.num_ctx, keep_alive: config.keep_alive };
-            Arc::new(Server::new(name, "ollama", server, wire)?)
-        }
-        ProviderConfig::Custom(config) => {
-            let server = config.server("");
-            let stream = server.stream;
-            match config.request_format {
-                RequestFormat::OpenaiCompatible => {
-                    Arc::new(Server::new(name, "custom", server, chat(stream, false, config.quirks))?)
-                }
-                RequestFormat::AnthropicCompatible => {
-                    Arc::new(Server::new(name, "custom", server, Anthropic { stream })?)
-                }
-            }
-        }
-        ProviderConfig::Mock(config) => Arc::new(Mock::new(name, config)),
-    })
 }
 
 fn raw(text: &str) -> Result<Box<RawValue>> {

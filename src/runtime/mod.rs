@@ -11,6 +11,7 @@ mod driver;
 mod embed;
 mod methods;
 mod parallel;
+mod providers;
 mod run;
 mod runs;
 mod scope;

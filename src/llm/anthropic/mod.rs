@@ -15,6 +15,8 @@ use super::{DeltaSink, Frame, ModelAnswer, ModelRequest};
 use crate::config::{CacheStrategy, Effort, ReasoningConfig};
 use crate::types::{Result, Transcript};
 use http::HeaderName;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// The family of this wire's opaque data.
 pub const FAMILY: &str = "anthropic";
@@ -26,12 +28,21 @@ const VERSION: &str = "2023-06-01";
 const DEFAULT_MAX_TOKENS: u32 = 4_096;
 
 /// The wire of a server.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Anthropic {
     /// Whether to ask for a stream.
     pub stream: bool,
 }
 
 impl Wire for Anthropic {
+    fn family(&self) -> &'static str {
+        FAMILY
+    }
+
+    fn settings(&self) -> Value {
+        json!(self)
+    }
+
     fn url(&self, base: &str, _: &str) -> String {
         format!("{base}/v1/messages")
     }

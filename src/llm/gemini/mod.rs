@@ -17,17 +17,28 @@ use super::{DeltaSink, EmbedWire, Frame, ModelAnswer, ModelRequest};
 use crate::config::{Effort, ReasoningConfig};
 use crate::types::{Result, Transcript};
 use http::HeaderName;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// The family of this wire's opaque data.
 pub const FAMILY: &str = "gemini";
 
 /// The wire of a server.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Gemini {
     /// Whether to ask for a stream.
     pub stream: bool,
 }
 
 impl Wire for Gemini {
+    fn family(&self) -> &'static str {
+        FAMILY
+    }
+
+    fn settings(&self) -> Value {
+        json!(self)
+    }
+
     fn url(&self, base: &str, model: &str) -> String {
         match self.stream {
             true => format!("{base}/v1beta/models/{model}:streamGenerateContent?alt=sse"),

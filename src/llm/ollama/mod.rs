@@ -17,11 +17,14 @@ use crate::config::{Effort, ModelProfile, ReasoningConfig, StructuredOutput};
 use crate::types::{Result, Transcript};
 use http::HeaderName;
 use http::header::AUTHORIZATION;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// The family of this wire. It has no data that must go back.
 pub const FAMILY: &str = "ollama";
 
 /// The wire of a server.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Ollama {
     /// Whether to ask for a stream.
     pub stream: bool,
@@ -32,6 +35,14 @@ pub struct Ollama {
 }
 
 impl Wire for Ollama {
+    fn family(&self) -> &'static str {
+        FAMILY
+    }
+
+    fn settings(&self) -> Value {
+        json!(self)
+    }
+
     fn url(&self, base: &str, _: &str) -> String {
         format!("{base}/api/chat")
     }

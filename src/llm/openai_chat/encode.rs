@@ -8,13 +8,13 @@ use crate::config::{Effort, MaxTokensKey, QuirksConfig, ReasoningField};
 use crate::llm::{ModelRequest, OutputSchema, ToolChoice};
 use crate::types::{Error, Media, MediaSource, Part, Result, Status, ToolCall, Transcript, View};
 use serde::ser::{SerializeSeq, SerializeStruct};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 /// What differs between servers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Dialect {
     /// Whether to ask for a stream.
     pub stream: bool,

@@ -18,8 +18,14 @@ use crate::config::{ModelProfile, StructuredOutput};
 use crate::types::{Result, Transcript};
 use http::HeaderName;
 use http::header::AUTHORIZATION;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// The family of this wire. It has no data that must go back.
+pub const FAMILY: &str = "openai_chat";
 
 /// The wire of a server.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct OpenAiChat {
     dialect: Dialect,
 }
@@ -32,6 +38,14 @@ impl OpenAiChat {
 }
 
 impl Wire for OpenAiChat {
+    fn family(&self) -> &'static str {
+        FAMILY
+    }
+
+    fn settings(&self) -> Value {
+        json!(self)
+    }
+
     fn url(&self, base: &str, _: &str) -> String {
         format!("{base}/chat/completions")
     }

@@ -16,11 +16,14 @@ use crate::config::{ModelProfile, StructuredOutput};
 use crate::types::{Result, Transcript};
 use http::HeaderName;
 use http::header::AUTHORIZATION;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// The family of this wire's opaque data.
 pub const FAMILY: &str = "openai_responses";
 
 /// The wire of a server.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct OpenAiResponses {
     /// Whether to ask for a stream.
     pub stream: bool,
@@ -29,6 +32,14 @@ pub struct OpenAiResponses {
 }
 
 impl Wire for OpenAiResponses {
+    fn family(&self) -> &'static str {
+        FAMILY
+    }
+
+    fn settings(&self) -> Value {
+        json!(self)
+    }
+
     fn url(&self, base: &str, _: &str) -> String {
         format!("{base}/responses")
     }
