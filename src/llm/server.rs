@@ -228,7 +228,8 @@ impl<W: Wire> Server<W> {
 
     async fn request(&self, request: &ModelRequest<'_>, sink: &mut dyn DeltaSink) -> Result<ModelAnswer> {
         request.requests_made.fetch_add(1, Ordering::Relaxed);
-        let answer = self.guarded(self.attempt(request, sink)).await;
+        // Pinned here: a future that is handed on by value is there once for each that has it.
+        let answer = self.guarded(pin!(self.attempt(request, sink))).await;
         if let Line::Recorded(recorder, _) = &self.line
             && let Some(problem) = recorder.take_problem()
         {
@@ -266,13 +267,15 @@ impl<W: Wire> Server<W> {
         let mut reply = self.send(Via::of(request), &endpoint, self.headers.clone(), body).await?;
         let headers = reply.take_headers();
         self.tell_rate_limit(&headers, sink);
-        let reply = self.accepted(reply, &headers).await?;
+        if let Some(refused) = self.refused(&mut reply, &headers).await {
+            return Err(refused);
+        }
         // A server of lines calls them plain JSON, too.
         let is_whole = content_type(&headers).starts_with("application/json") && self.wire.framing() == Framing::Events;
         drop(headers);
         match is_whole {
-            true => self.read_whole(request, reply, sink).await,
-            false => self.read_stream(request, reply, sink).await,
+            true => self.read_whole(request, &mut reply, sink).await,
+            false => self.read_stream(request, &mut reply, sink).await,
         }
     }
 
@@ -285,21 +288,23 @@ impl<W: Wire> Server<W> {
         let via = Via { http: request.http, credentials: request.credentials };
         let mut reply = self.send(via, &endpoint, headers, body).await?;
         let headers = reply.take_headers();
-        let reply = self.accepted(reply, &headers).await?;
-        let body = self.read_bounded(reply, MAX_WHOLE_BODY, false).await?;
+        if let Some(refused) = self.refused(&mut reply, &headers).await {
+            return Err(refused);
+        }
+        let body = self.read_bounded(&mut reply, MAX_WHOLE_BODY, false).await?;
         wire.decode(&body).ok_or_else(|| self.bad_answer(&String::from_utf8_lossy(&body)))
     }
 
-    /// The answer, unless its status or its kind says that it is none.
-    async fn accepted(&self, reply: Reply, headers: &HeaderMap) -> Result<Reply> {
+    /// What an answer says that is none, by its status or its kind.
+    async fn refused(&self, reply: &mut Reply, headers: &HeaderMap) -> Option<Error> {
         let status = reply.status();
         if status.is_success() && !content_type(headers).starts_with("text/html") {
-            return Ok(reply);
+            return None;
         }
         let body = self.read_bounded(reply, MAX_ERROR_BODY, false).await.unwrap_or_default();
         // Of a page that was not meant as an answer the headers say nothing.
         let headers = (!status.is_success()).then_some(headers);
-        Err(Failure { provider: &self.name, status: Some(status), headers, body: &body }.into_error())
+        Some(Failure { provider: &self.name, status: Some(status), headers, body: &body }.into_error())
     }
 
     async fn send(&self, via: Via<'_>, endpoint: &reqwest::Url, headers: HeaderMap, body: Vec<u8>) -> Result<Reply> {
@@ -328,10 +333,10 @@ impl<W: Wire> Server<W> {
             Line::Network | Line::Cassette(_) => None,
         };
         *post.body_mut() = Some(body.into());
-        let sent = client.execute(post);
+        let mut sent = pin!(client.execute(post));
         let sent = match bound(timeouts.first_byte_ms) {
             None => sent.await,
-            Some(limit) => timeout(limit, sent)
+            Some(limit) => timeout(limit, sent.as_mut())
                 .await
                 .map_err(|_| self.timed_out("the first byte", "first_byte_ms", timeouts.first_byte_ms))?,
         };
@@ -342,7 +347,7 @@ impl<W: Wire> Server<W> {
     async fn read_stream(
         &self,
         request: &ModelRequest<'_>,
-        mut reply: Reply,
+        reply: &mut Reply,
         sink: &mut dyn DeltaSink,
     ) -> Result<ModelAnswer> {
         let mut reader = match self.wire.framing() {
@@ -386,7 +391,7 @@ impl<W: Wire> Server<W> {
                 match decoder.event(&event.name, &event.data, sink) {
                     Frame::Taken => {}
                     Frame::Done => {
-                        finish_reading(&mut reply).await;
+                        finish_reading(reply).await;
                         return Ok(decoder.finish(sink));
                     }
                     Frame::Malformed => {
@@ -419,7 +424,7 @@ impl<W: Wire> Server<W> {
     async fn read_whole(
         &self,
         request: &ModelRequest<'_>,
-        reply: Reply,
+        reply: &mut Reply,
         sink: &mut dyn DeltaSink,
     ) -> Result<ModelAnswer> {
         let body = self.read_bounded(reply, MAX_WHOLE_BODY, sink.has_emitted()).await?;
@@ -438,7 +443,7 @@ impl<W: Wire> Server<W> {
 
     /// Reads a body that should be small, under the idle timeout. For an error page what was read counts, so being cut
     /// at the bound is no failure there.
-    async fn read_bounded(&self, mut reply: Reply, most: usize, has_emitted: bool) -> Result<Vec<u8>> {
+    async fn read_bounded(&self, reply: &mut Reply, most: usize, has_emitted: bool) -> Result<Vec<u8>> {
         let mut body = Vec::new();
         let idle_ms = self.config.timeouts.idle_ms;
         loop {
@@ -565,7 +570,7 @@ impl<W: Wire> Provider for Server<W> {
     fn embed<'a>(&'a self, request: &'a EmbedRequest<'a>) -> BoxFuture<'a, Result<Embeddings>> {
         Box::pin(async move {
             match self.wire.embeddings() {
-                Some(wire) => self.guarded(self.embed(wire, request)).await,
+                Some(wire) => self.guarded(pin!(self.embed(wire, request))).await,
                 None => Err(unsupported(&self.name, self.kind)),
             }
         })
