@@ -12,7 +12,8 @@ use support::{FakeServer, Reply, openai};
 
 fn runtime(provider: Value, agent: Value) -> Runtime {
     let runtime = Runtime::create(&json!({"llm_providers": {"p": provider}}).to_string()).unwrap();
-    runtime.register_tool(r#"{"name": "add", "description": "Adds.", "input_schema": {"type": "object"}}"#).unwrap();
+    let add = r#"{"name": "add", "description": "Adds.", "input_schema": {"type": "object"}, "permission": "confirm"}"#;
+    runtime.register_tool(add).unwrap();
     let mut definition = json!({"id": "a", "model": "p/m", "system_prompt": "Be brief.", "tools": ["add"]});
     for (key, value) in agent.as_object().unwrap() {
         definition[key] = value.clone();
@@ -21,11 +22,14 @@ fn runtime(provider: Value, agent: Value) -> Runtime {
     runtime
 }
 
-/// Runs to the end, answering every tool call with 3.
+/// Runs to the end, approving every tool call and answering it with 3.
 fn ask(runtime: &Runtime, request: Value) -> (Vec<Value>, Result<Value, par::types::Error>) {
     let stream = runtime.stream(&request.to_string()).unwrap();
     let mut seen = Vec::new();
     while let Some(event) = support::client::next(&stream) {
+        if event["type"] == "approval_request" {
+            runtime.approval_resolve(event["approval_id"].as_str().unwrap(), "\"approve\"").unwrap();
+        }
         if event["type"] == "tool_call" {
             runtime.tool_complete(event["token"].as_u64().unwrap(), "3").unwrap();
         }
