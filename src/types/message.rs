@@ -208,7 +208,7 @@ impl ToolCall {
 struct ToolCallShape {
     tool_call_id: ToolCallId,
     name: String,
-    /// The arguments; absent when the model's text was not JSON.
+    /// The arguments; absent when the model's text was not JSON that can be read.
     #[serde(default)]
     input: Option<Value>,
     /// The model's text, when it was not JSON.
@@ -224,15 +224,35 @@ impl Serialize for ToolCall {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("tool_call_id", &self.id)?;
         map.serialize_entry("name", &self.name)?;
-        match serde_json::from_str::<&RawValue>(&self.arguments) {
-            Ok(input) => map.serialize_entry("input", input)?,
-            Err(_) => map.serialize_entry("invalid_arguments", &self.arguments)?,
+        match readable(&self.arguments) {
+            Some(input) => map.serialize_entry("input", input)?,
+            None => map.serialize_entry("invalid_arguments", &self.arguments)?,
         }
         if let Some(opaque) = &self.opaque {
             map.serialize_entry("opaque", opaque)?;
         }
         map.end()
     }
+}
+
+/// How deep arguments may be nested to be stored as JSON: what stands around them has a depth, too.
+const MAX_INPUT_DEPTH: usize = 100;
+
+/// Arguments that will be read again as what they are: `null` would be taken for none, and not every JSON text is a value
+/// (numbers may be too large, brackets too many).
+fn readable(arguments: &str) -> Option<&RawValue> {
+    fn depth(value: &Value) -> usize {
+        match value {
+            Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+            Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+        }
+    }
+    let value: Value = serde_json::from_str(arguments).ok()?;
+    if value.is_null() || depth(&value) > MAX_INPUT_DEPTH {
+        return None;
+    }
+    serde_json::from_str(arguments).ok()
 }
 
 impl<'de> Deserialize<'de> for ToolCall {
