@@ -143,6 +143,9 @@ impl RunRequest {
             );
         }
         for (index, part) in self.input.0.iter().enumerate() {
+            if part.as_text().is_some() {
+                continue;
+            }
             check_media(part, &at(&format!("input[{index}]")))?;
         }
         for (key, id) in [

@@ -15,6 +15,7 @@ use crate::types::{AgentId, Cancel, Envelope, Error, EventBody, Result, RunId, S
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -114,7 +115,13 @@ impl Runtime {
 impl Core {
     /// Resolves a request. `has_stream`: whether host work can go to a stream.
     pub(super) fn prepare(&self, mut request: RunRequest, path: &str, has_stream: bool) -> Result<Prepared> {
-        let at = |key: &str| format!("{path}.{key}");
+        // Asked for on the way to every run, so it is not put together for the usual place.
+        let at = |key: &'static str| match (path, key) {
+            ("request", "agent") => Cow::Borrowed("request.agent"),
+            ("request", "run_id") => Cow::Borrowed("request.run_id"),
+            ("request", "variables") => Cow::Borrowed("request.variables"),
+            (path, key) => Cow::Owned(format!("{path}.{key}")),
+        };
         let setup = self.agents.setup(self, &AgentId::from(request.agent.as_str()), &at("agent"))?;
         if !has_stream {
             self.check_handler(&setup)?;
@@ -134,14 +141,17 @@ impl Core {
                 Status::Exists,
                 format!("the agent has a tool {ANSWER_TOOL:?}, which is the name that the answer itself is given by"),
             )
-            .with_path(at("output_mode"))
+            .with_path(at("output_mode").into_owned())
             .with_hint("rename the tool, or use another output_mode"));
         }
         if let Some(variables) = &request.variables
             && setup.template.is_none()
             && variables.as_object().is_some_and(|variables| !variables.is_empty())
         {
-            return Err(Error::schema(at("variables"), "the agent has no system_prompt_template that could use them"));
+            return Err(Error::schema(
+                at("variables").into_owned(),
+                "the agent has no system_prompt_template that could use them",
+            ));
         }
         let variables = match request.variables.take() {
             Some(Value::Object(variables)) => variables,
