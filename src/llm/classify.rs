@@ -80,6 +80,9 @@ const TOO_LONG: &[&str] = &[
     "exceeds the available context size",
 ];
 
+/// What a wrong key is answered with where the status is that of a wrong request (Gemini, xAI).
+const WRONG_KEY: &[&str] = &["API key not valid", "API key expired", "Incorrect API key"];
+
 /// `code` in lower case: OpenAI's codes and types, Anthropic's error types, and the status words of Google's RPCs.
 fn verdict(number: Option<u16>, code: &str, message: &str) -> (Status, Category, bool) {
     use Category as C;
@@ -95,6 +98,9 @@ fn verdict(number: Option<u16>, code: &str, message: &str) -> (Status, Category,
     if says(&["content_filter", "content_policy"]) {
         return (S::ContentFilter, C::ContentFilter, false);
     }
+    if says(&["invalid_api_key"]) || WRONG_KEY.iter().any(|words| message.contains(words)) {
+        return (S::Auth, C::PermissionDenied, false);
+    }
     match number {
         Some(429) => (S::RateLimited, C::RateLimited, true),
         Some(401 | 403) => (S::Auth, C::PermissionDenied, false),
@@ -109,7 +115,7 @@ fn verdict(number: Option<u16>, code: &str, message: &str) -> (Status, Category,
                 (S::RateLimited, C::RateLimited, true)
             } else if says(&["overloaded", "server_error", "unavailable", "timeout", "deadline_exceeded"]) {
                 (S::Provider, C::Unavailable, true)
-            } else if says(&["authentication", "unauthenticated", "invalid_api_key", "permission"]) {
+            } else if says(&["authentication", "unauthenticated", "permission"]) {
                 (S::Auth, C::PermissionDenied, false)
             } else if says(&["request_too_large"]) {
                 (S::ContextLength, C::InvalidInput, false)
@@ -309,6 +315,8 @@ mod tests {
         assert_eq!(told(classify(400, &[("x-should-retry", "true")], "")), (Status::Provider, true, None));
         assert_eq!(told(classify(529, &[], "")), (Status::Provider, true, None));
         assert_eq!(told(classify(401, &[], "")), (Status::Auth, false, None));
+        let key = r#"{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT"}}"#;
+        assert_eq!(told(classify(400, &[], key)), (Status::Auth, false, None));
     }
 
     #[test]
