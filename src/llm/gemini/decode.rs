@@ -46,9 +46,10 @@ impl<'a> Decoder<'a> {
     /// Takes one chunk. Events of this API have no name.
     pub fn event(&mut self, _: &str, data: &str, sink: &mut dyn DeltaSink) -> Frame {
         let Some(chunk) = object::<Chunk<'_>>(data) else {
-            // The API has no such word, but gateways do.
+            // The API has no such word, but gateways do. Before a finish reason it is no end.
             return match data.starts_with("[DONE]") {
-                true => Frame::Done,
+                true if self.is_finished() => Frame::Done,
+                true => Frame::Taken,
                 false => Frame::not_an_object(data, self.provider),
             };
         };
@@ -566,7 +567,10 @@ mod tests {
         let transcript = Transcript::new();
         let mut decoder = Decoder::new("p", &transcript);
         assert!(matches!(decoder.event("", "nonsense", &mut Told::default()), Frame::Malformed));
-        assert!(matches!(decoder.event("", "[DONE]", &mut Told::default()), Frame::Done));
+        assert!(matches!(decoder.event("", "[DONE]", &mut Told::default()), Frame::Taken));
         assert!(!decoder.is_finished());
+        decoder.event("", &chunk(r#"{"text":"A"}"#), &mut Told::default());
+        decoder.event("", &end("STOP"), &mut Told::default());
+        assert!(matches!(decoder.event("", "[DONE]", &mut Told::default()), Frame::Done));
     }
 }

@@ -54,8 +54,12 @@ impl<'a> Decoder<'a> {
 
     /// Takes one event. Its type is what its JSON says; `name` counts where that says nothing.
     pub fn event(&mut self, name: &str, data: &str, sink: &mut dyn DeltaSink) -> Frame {
-        if self.is_finished || data.starts_with("[DONE]") {
+        if self.is_finished {
             return Frame::Done;
+        }
+        if data.starts_with("[DONE]") {
+            // A word of another API, which gateways add; the end is what the response says.
+            return Frame::Taken;
         }
         let Some(event) = object::<Event<'_>>(data) else {
             // Every item has said its end by now; only the figures are lost.
@@ -557,6 +561,7 @@ mod tests {
             assert!(matches!(decoder.event("", event, &mut told), Frame::Taken));
         }
         assert!(matches!(decoder.event("x", "{\"type\":", &mut told), Frame::Malformed));
+        assert!(matches!(decoder.event("", "[DONE]", &mut told), Frame::Taken));
         assert!(!decoder.is_finished());
         assert!(matches!(decoder.event("response.completed", "{\"type\":", &mut told), Frame::Malformed));
         assert!(decoder.is_finished());
