@@ -383,6 +383,19 @@ fn errors_inside_a_stream_are_errors() {
 }
 
 #[test]
+fn a_server_that_broke_off_did_not_stop() {
+    for reason in ["error", "insufficient_system_resource"] {
+        let chunks = [openai::chunk(json!({"content": "Hel"}), None), openai::chunk(json!({}), Some(reason))];
+        let server = one(Reply::sse(chunks));
+        let error = ask(&runtime_for(&server.base_url(), json!({})), "Hi").1.unwrap_err();
+        assert_eq!((error.code(), error.is_retryable()), (Some("provider_error"), true), "{error:?}");
+        assert_eq!(error.provider().unwrap().code.as_deref(), Some(reason));
+    }
+    let cut = one(Reply::sse([openai::chunk(json!({"content": "Hel"}), Some("model_length"))]));
+    assert_eq!(ask(&runtime_for(&cut.base_url(), json!({})), "Hi").1.unwrap()["finish_reason"], "max_tokens");
+}
+
+#[test]
 fn pages_and_wrong_answers_are_named_for_what_they_are() {
     let html = one(Reply::html(200, "Welcome to the gateway"));
     let error = ask(&runtime_for(&html.base_url(), json!({})), "Hi").1.unwrap_err();

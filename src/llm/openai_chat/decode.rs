@@ -6,7 +6,7 @@
 
 use crate::llm::assemble::CallPiece;
 use crate::llm::{Assembler, DeltaSink, Frame};
-use crate::types::{FinishReason, Usage};
+use crate::types::{Error, FinishReason, ProviderDetail, Status, Usage};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -26,16 +26,15 @@ pub fn decode(payload: &str, provider: &str, assembler: &mut Assembler<'_>, sink
         return Frame::failed(payload, provider);
     }
     assembler.model(&chunk.model.0);
-    if let Some(choice) = chunk.choices.0 {
-        take(choice, assembler, sink);
-    }
+    let failed = chunk.choices.0.and_then(|choice| take(choice, provider, assembler, sink));
     if let Some(usage) = chunk.usage {
         assembler.usage(usage.into());
     }
-    Frame::Taken
+    failed.map_or(Frame::Taken, Frame::Failed)
 }
 
-fn take(choice: Choice<'_>, assembler: &mut Assembler<'_>, sink: &mut dyn DeltaSink) {
+/// Takes a choice in, unless its reason to stop is a failure.
+fn take(choice: Choice<'_>, provider: &str, assembler: &mut Assembler<'_>, sink: &mut dyn DeltaSink) -> Option<Error> {
     let refused = !choice.delta.refusal.0.is_empty();
     {
         let delta = &choice.delta;
@@ -64,9 +63,11 @@ fn take(choice: Choice<'_>, assembler: &mut Assembler<'_>, sink: &mut dyn DeltaS
     }
     let reason = match &*choice.finish_reason.0 {
         "" => None,
-        "length" | "max_tokens" => Some(FinishReason::MaxTokens),
+        "length" | "max_tokens" | "model_length" => Some(FinishReason::MaxTokens),
         "tool_calls" | "function_call" => Some(FinishReason::ToolCalls),
         "content_filter" => Some(FinishReason::ContentFilter),
+        // OpenRouter and Mistral; DeepSeek.
+        reason @ ("error" | "insufficient_system_resource") => return Some(stopped(provider, reason)),
         // "stop", "eos" and whatever else a server calls the end.
         _ => Some(FinishReason::Stop),
     };
@@ -76,6 +77,15 @@ fn take(choice: Choice<'_>, assembler: &mut Assembler<'_>, sink: &mut dyn DeltaS
     if refused {
         assembler.finish(FinishReason::Refusal);
     }
+    None
+}
+
+/// The failure of a server that broke off and says no more than that.
+fn stopped(provider: &str, reason: &str) -> Error {
+    let message = format!("the provider {provider:?} failed inside the stream: it stopped because of {reason:?}");
+    Error::new(Status::Provider, message).with_code("provider_error").with_retryable(true).with_provider(
+        ProviderDetail { provider: provider.to_owned(), code: Some(reason.to_owned()), ..ProviderDetail::default() },
+    )
 }
 
 /// Arguments are a string of JSON; some servers send the object itself.
