@@ -409,6 +409,19 @@ fn pages_and_wrong_answers_are_named_for_what_they_are() {
 }
 
 #[test]
+fn of_an_error_page_what_came_counts() {
+    let said = openai::error("no such key", "auth", None).to_string();
+    for reply in [
+        Reply::status(401).chunk(said.clone()).stall(),
+        Reply::status(401).header("content-length", 900).chunk(said.clone()).cut(),
+    ] {
+        let server = one(reply);
+        let error = ask(&runtime_for(&server.base_url(), json!({"timeouts": {"idle_ms": 50}})), "Hi").1.unwrap_err();
+        assert!(error.message().contains("no such key"), "{error:?}");
+    }
+}
+
+#[test]
 fn nothing_is_waited_for_without_end() {
     let timeouts =
         json!({"timeouts": {"connect_ms": 500, "first_byte_ms": 80, "idle_ms": 80}, "retry": {"max_attempts": 1}});

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::config::{ModelProfile, RetryConfig, Secret, ServerConfig};
 use crate::types::{Category, Error, ProviderDetail, Result, Status, Transcript};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -291,7 +292,7 @@ impl<W: Wire> Server<W> {
         if let Some(refused) = self.refused(&mut reply, &headers).await {
             return Err(refused);
         }
-        let body = self.read_bounded(&mut reply, MAX_WHOLE_BODY, false).await?;
+        let body = self.read_bounded(&mut reply, false).await?;
         wire.decode(&body).ok_or_else(|| self.bad_answer(&String::from_utf8_lossy(&body)))
     }
 
@@ -301,7 +302,7 @@ impl<W: Wire> Server<W> {
         if status.is_success() && !content_type(headers).starts_with("text/html") {
             return None;
         }
-        let body = self.read_bounded(reply, MAX_ERROR_BODY, false).await.unwrap_or_default();
+        let body = self.read_page(reply).await;
         // Of a page that was not meant as an answer the headers say nothing.
         let headers = (!status.is_success()).then_some(headers);
         Some(Failure { provider: &self.name, status: Some(status), headers, body: &body }.into_error())
@@ -427,7 +428,7 @@ impl<W: Wire> Server<W> {
         reply: &mut Reply,
         sink: &mut dyn DeltaSink,
     ) -> Result<ModelAnswer> {
-        let body = self.read_bounded(reply, MAX_WHOLE_BODY, sink.has_emitted()).await?;
+        let body = self.read_bounded(reply, sink.has_emitted()).await?;
         // Checked first, which is fast; replaced only where it must be.
         let text = match std::str::from_utf8(&body) {
             Ok(text) => Cow::Borrowed(text),
@@ -441,30 +442,41 @@ impl<W: Wire> Server<W> {
         }
     }
 
-    /// Reads a body that should be small, under the idle timeout. For an error page what was read counts, so being cut
-    /// at the bound is no failure there.
-    async fn read_bounded(&self, reply: &mut Reply, most: usize, has_emitted: bool) -> Result<Vec<u8>> {
+    /// Reads a body that comes whole.
+    async fn read_bounded(&self, reply: &mut Reply, has_emitted: bool) -> Result<Vec<u8>> {
         let mut body = Vec::new();
-        let idle_ms = self.config.timeouts.idle_ms;
-        loop {
-            let chunk = reply.chunk();
-            let read = match bound(idle_ms) {
-                None => chunk.await,
-                Some(limit) => {
-                    timeout(limit, chunk).await.map_err(|_| self.timed_out("more of the answer", "idle_ms", idle_ms))?
-                }
-            };
-            match read {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= most => body.extend_from_slice(&chunk),
-                Ok(Some(chunk)) if most == MAX_ERROR_BODY => {
-                    body.extend_from_slice(chunk.get(..most.saturating_sub(body.len())).unwrap_or_default());
-                    return Ok(body);
-                }
-                Ok(Some(_)) => return Err(self.oversized("the answer")),
-                Ok(None) => return Ok(body),
-                Err(error) => return Err(self.broken(&error, has_emitted)),
+        while let Some(chunk) = self.read_more(reply, has_emitted).await? {
+            if body.len() + chunk.len() > MAX_WHOLE_BODY {
+                return Err(self.oversized("the answer"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    /// Reads an error page: what was read counts, however it ends.
+    async fn read_page(&self, reply: &mut Reply) -> Vec<u8> {
+        let mut page = Vec::new();
+        while let Ok(Some(chunk)) = self.read_more(reply, false).await {
+            keep(&mut page, &chunk);
+            if page.len() == MAX_ERROR_BODY {
+                break;
             }
         }
+        page
+    }
+
+    /// More of a body, under the idle timeout.
+    async fn read_more(&self, reply: &mut Reply, has_emitted: bool) -> Result<Option<Bytes>> {
+        let idle_ms = self.config.timeouts.idle_ms;
+        let chunk = reply.chunk();
+        let read = match bound(idle_ms) {
+            None => chunk.await,
+            Some(limit) => {
+                timeout(limit, chunk).await.map_err(|_| self.timed_out("more of the answer", "idle_ms", idle_ms))?
+            }
+        };
+        read.map_err(|error| self.broken(&error, has_emitted))
     }
 
     fn tell_rate_limit(&self, headers: &HeaderMap, sink: &mut dyn DeltaSink) {
@@ -589,6 +601,12 @@ fn tell_malformed(payload: &str, count: u32, sink: &mut dyn DeltaSink) {
     if count <= 3 {
         sink.warning("malformed_frame", &format!("a frame of the stream is not JSON and was skipped: {payload:.200}"));
     }
+}
+
+/// Keeps as much of a page as an error needs.
+fn keep(page: &mut Vec<u8>, chunk: &[u8]) {
+    let room = MAX_ERROR_BODY.saturating_sub(page.len()).min(chunk.len());
+    page.extend_from_slice(chunk.get(..room).unwrap_or_default());
 }
 
 fn content_type(headers: &HeaderMap) -> &str {
