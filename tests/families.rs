@@ -269,6 +269,15 @@ fn a_failure_inside_a_stream_is_told_like_one_before_it() {
 }
 
 #[test]
+fn a_wrong_address_is_told_as_it_was_asked() {
+    let server = FakeServer::start([Reply::status(404).body("404 page not found")]);
+    let provider = json!({"type": "anthropic", "api_key": "k", "base_url": format!("{}?secret=1", server.base_url())});
+    let error = run(&runtime(provider, json!({})), json!({"agent": "a", "input": "Hi"})).1.unwrap_err();
+    let asked = format!("check model_name and base_url: what was asked is {}/v1/messages", server.base_url());
+    assert_eq!(error.hint(), Some(&*asked));
+}
+
+#[test]
 fn what_an_api_cannot_take_is_said_before_it_is_sent() {
     let server = FakeServer::start([]);
     let provider = json!({"type": "anthropic", "api_key": "k", "base_url": server.url()});

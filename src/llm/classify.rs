@@ -147,9 +147,6 @@ fn hint_of(status: Status, number: Option<u16>, is_html: bool) -> Option<&'stati
         (Status::Auth, _) => Some("check api_key, and that it may use this model"),
         (Status::RateLimited, Some(402)) => Some("check the provider account's billing"),
         (Status::ContextLength, _) => Some("shorten the conversation, or use a model with a larger window"),
-        (Status::Provider, Some(404)) => {
-            Some("check model_name and base_url: base_url is used as given and usually ends in /v1")
-        }
         (Status::Provider, Some(300..=399)) => Some("redirects are not followed: use the URL it leads to as base_url"),
         _ => None,
     }

@@ -20,7 +20,7 @@ use crate::types::{Category, Error, ProviderDetail, Result, Status, Transcript};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::pin::pin;
@@ -268,7 +268,7 @@ impl<W: Wire> Server<W> {
         let mut reply = self.send(Via::of(request), &endpoint, self.headers.clone(), body).await?;
         let headers = reply.take_headers();
         self.tell_rate_limit(&headers, sink);
-        if let Some(refused) = self.refused(&mut reply, &headers).await {
+        if let Some(refused) = self.refused(&mut reply, &headers, &endpoint).await {
             return Err(refused);
         }
         // A server of lines calls them plain JSON, too.
@@ -289,7 +289,7 @@ impl<W: Wire> Server<W> {
         let via = Via { http: request.http, credentials: request.credentials };
         let mut reply = self.send(via, &endpoint, headers, body).await?;
         let headers = reply.take_headers();
-        if let Some(refused) = self.refused(&mut reply, &headers).await {
+        if let Some(refused) = self.refused(&mut reply, &headers, &endpoint).await {
             return Err(refused);
         }
         let body = self.read_bounded(&mut reply, false).await?;
@@ -297,7 +297,7 @@ impl<W: Wire> Server<W> {
     }
 
     /// What an answer says that is none, by its status or its kind.
-    async fn refused(&self, reply: &mut Reply, headers: &HeaderMap) -> Option<Error> {
+    async fn refused(&self, reply: &mut Reply, headers: &HeaderMap, endpoint: &reqwest::Url) -> Option<Error> {
         let status = reply.status();
         if status.is_success() && !content_type(headers).starts_with("text/html") {
             return None;
@@ -305,7 +305,17 @@ impl<W: Wire> Server<W> {
         let body = self.read_page(reply).await;
         // Of a page that was not meant as an answer the headers say nothing.
         let headers = (!status.is_success()).then_some(headers);
-        Some(Failure { provider: &self.name, status: Some(status), headers, body: &body }.into_error())
+        let error = Failure { provider: &self.name, status: Some(status), headers, body: &body }.into_error();
+        // What to check is the address that base_url led to, whatever the family puts behind it.
+        Some(match (status, error.hint()) {
+            (StatusCode::NOT_FOUND, None) => {
+                error.with_hint(format!("check model_name and base_url: what was asked is {}", place(endpoint)))
+            }
+            (StatusCode::METHOD_NOT_ALLOWED, None) => {
+                error.with_hint(format!("check base_url: what was asked is {}", place(endpoint)))
+            }
+            _ => error,
+        })
     }
 
     async fn send(&self, via: Via<'_>, endpoint: &reqwest::Url, headers: HeaderMap, body: Vec<u8>) -> Result<Reply> {
@@ -534,7 +544,7 @@ impl<W: Wire> Server<W> {
             format!("the provider {:?} answered what is not an answer of its API: {text:.200}", self.name),
         )
         .with_code("bad_answer")
-        .with_hint("check base_url: it is used as given, for OpenAI shapes usually ending in /v1")
+        .with_hint("check base_url, and that the server speaks this API")
         .with_provider(self.detail())
     }
 
@@ -601,6 +611,12 @@ fn tell_malformed(payload: &str, count: u32, sink: &mut dyn DeltaSink) {
     if count <= 3 {
         sink.warning("malformed_frame", &format!("a frame of the stream is not JSON and was skipped: {payload:.200}"));
     }
+}
+
+/// An address without what may be secret in it.
+fn place(url: &reqwest::Url) -> String {
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
 }
 
 /// Keeps as much of a page as an error needs.
