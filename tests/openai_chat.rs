@@ -383,6 +383,35 @@ fn errors_inside_a_stream_are_errors() {
 }
 
 #[test]
+fn a_body_is_what_it_is_whatever_it_is_called() {
+    let body: String = hello().iter().map(|payload| format!("data: {payload}\n\n")).collect();
+    let whole = openai::completion("Hello wörld", openai::usage(12, 3)).to_string();
+    for (kind, body) in [
+        ("application/json", &body),
+        ("text/plain", &body),
+        ("Application/JSON; charset=utf-8", &whole),
+        ("text/event-stream", &whole),
+    ] {
+        let server = one(Reply::status(200).content_type(kind).body(body.clone()));
+        let result = ask(&runtime_for(&server.base_url(), json!({})), "Hi").1.unwrap();
+        assert_eq!((&result["text"], &result["usage"]["output_tokens"]), (&json!("Hello wörld"), &json!(3)), "{kind}");
+    }
+    let pretty = serde_json::to_string_pretty(&openai::error("no such model", "odd", None)).unwrap();
+    let html = "\n<!DOCTYPE html><html>Sign in</html>".to_owned();
+    for (kind, body, words) in [
+        ("text/event-stream", &pretty, "no such model"),
+        ("text/plain", &pretty, "no such model"),
+        ("text/event-stream", &html, "Sign in"),
+        ("application/json", &html, "Sign in"),
+        ("text/plain", &"upstream connect error".to_owned(), "upstream connect error"),
+    ] {
+        let server = one(Reply::status(200).content_type(kind).body(body.clone()));
+        let error = ask(&runtime_for(&server.base_url(), json!({})), "Hi").1.unwrap_err();
+        assert!(error.message().contains(words), "{kind}: {error:?}");
+    }
+}
+
+#[test]
 fn a_server_that_broke_off_did_not_stop() {
     for reason in ["error", "insufficient_system_resource"] {
         let chunks = [openai::chunk(json!({"content": "Hel"}), None), openai::chunk(json!({}), Some(reason))];

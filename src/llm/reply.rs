@@ -12,8 +12,13 @@ pub struct Reply {
 }
 
 enum Body {
-    Connection { response: reqwest::Response, take: Option<Box<Take>> },
+    Connection {
+        response: reqwest::Response,
+        take: Option<Box<Take>>,
+    },
     Cassette(Played),
+    /// What was read to its end already.
+    Read(Option<Bytes>),
 }
 
 /// The end of an answer that was none.
@@ -41,6 +46,11 @@ impl Reply {
         Self { status: played.status, headers: std::mem::take(&mut played.headers), body: Body::Cassette(played) }
     }
 
+    /// What was read to its end, to be read again.
+    pub fn from_body(body: Vec<u8>) -> Self {
+        Self { status: StatusCode::OK, headers: HeaderMap::new(), body: Body::Read(Some(body.into())) }
+    }
+
     /// Its status.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -66,6 +76,7 @@ impl Reply {
                 read.map_err(Broken::Connection)
             }
             Body::Cassette(played) => played.piece().await.map_err(|()| Broken::Recorded),
+            Body::Read(body) => Ok(body.take()),
         }
     }
 }

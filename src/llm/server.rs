@@ -21,6 +21,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::pin::pin;
@@ -272,12 +273,12 @@ impl<W: Wire> Server<W> {
             return Err(refused);
         }
         // A server of lines calls them plain JSON, too.
-        let is_whole = content_type(&headers).starts_with("application/json") && self.wire.framing() == Framing::Events;
+        let is_whole = is_of_type(&headers, "application/json") && self.wire.framing() == Framing::Events;
         drop(headers);
-        match is_whole {
-            true => self.read_whole(request, &mut reply, sink).await,
-            false => self.read_stream(request, &mut reply, sink).await,
+        if is_whole && let Some(answer) = self.read_whole(request, &mut reply, sink).await? {
+            return Ok(answer);
         }
+        self.read_stream(request, &mut reply, sink).await
     }
 
     async fn embed(&self, wire: &dyn EmbedWire, request: &EmbedRequest<'_>) -> Result<Embeddings> {
@@ -299,7 +300,7 @@ impl<W: Wire> Server<W> {
     /// What an answer says that is none, by its status or its kind.
     async fn refused(&self, reply: &mut Reply, headers: &HeaderMap, endpoint: &reqwest::Url) -> Option<Error> {
         let status = reply.status();
-        if status.is_success() && !content_type(headers).starts_with("text/html") {
+        if status.is_success() && !is_of_type(headers, "text/html") {
             return None;
         }
         let body = self.read_page(reply).await;
@@ -367,6 +368,9 @@ impl<W: Wire> Server<W> {
         };
         let mut decoder = self.wire.decoder(&self.name, request.transcript);
         let mut malformed = 0_u32;
+        // What came before anything of the answer: a page or a failure, if nothing of it ever comes.
+        let mut page = Vec::new();
+        let mut is_stream = false;
         let idle_ms = self.config.timeouts.idle_ms;
         let mut idle = pin!(sleep(Duration::ZERO));
         loop {
@@ -392,6 +396,9 @@ impl<W: Wire> Server<W> {
                     };
                 }
             };
+            if !is_stream {
+                keep(&mut page, &chunk);
+            }
             reader.push(&chunk);
             loop {
                 let event = match reader.next_event() {
@@ -400,7 +407,7 @@ impl<W: Wire> Server<W> {
                     Err(_) => return Err(self.oversized("one line of the stream")),
                 };
                 match decoder.event(&event.name, &event.data, sink) {
-                    Frame::Taken => {}
+                    Frame::Taken => is_stream = true,
                     Frame::Done => {
                         finish_reading(reply).await;
                         return Ok(decoder.finish(sink));
@@ -421,34 +428,59 @@ impl<W: Wire> Server<W> {
             Ok(Some(event)) => match decoder.event(&event.name, &event.data, sink) {
                 Frame::Failed(error) => return Err(error),
                 Frame::Malformed => tell_malformed(&event.data, malformed + 1, sink),
-                Frame::Taken | Frame::Done => {}
+                Frame::Taken | Frame::Done => is_stream = true,
             },
             Ok(None) => {}
             Err(_) => return Err(self.oversized("one line of the stream")),
         }
-        if !decoder.is_finished() {
+        if decoder.is_finished() {
+            return Ok(decoder.finish(sink));
+        }
+        let page = String::from_utf8_lossy(&page);
+        let page = page.trim();
+        if is_stream || page.is_empty() || is_events(page) || is_cut_json(page) {
             return Err(self.truncated("the stream ended before the model did", sink.has_emitted()));
         }
-        Ok(decoder.finish(sink))
+        self.understand(page, self.wire.decoder(&self.name, request.transcript), sink)
     }
 
+    /// Reads an answer that comes whole; none where it is a stream after all, which is then still to be read.
     async fn read_whole(
         &self,
         request: &ModelRequest<'_>,
         reply: &mut Reply,
         sink: &mut dyn DeltaSink,
-    ) -> Result<ModelAnswer> {
+    ) -> Result<Option<ModelAnswer>> {
         let body = self.read_bounded(reply, sink.has_emitted()).await?;
         // Checked first, which is fast; replaced only where it must be.
         let text = match std::str::from_utf8(&body) {
             Ok(text) => Cow::Borrowed(text),
             Err(_) => String::from_utf8_lossy(&body),
         };
-        let mut decoder = self.wire.decoder(&self.name, request.transcript);
-        match decoder.event("", &text, sink) {
+        if is_events(&text) {
+            *reply = Reply::from_body(body);
+            return Ok(None);
+        }
+        self.understand(&text, self.wire.decoder(&self.name, request.transcript), sink).map(Some)
+    }
+
+    /// What a whole body is: an answer, a failure, a page, or nothing that is known.
+    fn understand(
+        &self,
+        text: &str,
+        mut decoder: Box<dyn WireDecoder + '_>,
+        sink: &mut dyn DeltaSink,
+    ) -> Result<ModelAnswer> {
+        match decoder.event("", text, sink) {
             Frame::Taken | Frame::Done if decoder.is_finished() => Ok(decoder.finish(sink)),
-            Frame::Taken | Frame::Done | Frame::Malformed => Err(self.bad_answer(&text)),
             Frame::Failed(error) => Err(error),
+            Frame::Taken | Frame::Done | Frame::Malformed if !text.trim_start().starts_with('<') => {
+                Err(self.bad_answer(text))
+            }
+            Frame::Taken | Frame::Done | Frame::Malformed => {
+                let status = Some(StatusCode::OK);
+                Err(Failure { provider: &self.name, status, headers: None, body: text.as_bytes() }.into_error())
+            }
         }
     }
 
@@ -625,8 +657,20 @@ fn keep(page: &mut Vec<u8>, chunk: &[u8]) {
     page.extend_from_slice(chunk.get(..room).unwrap_or_default());
 }
 
-fn content_type(headers: &HeaderMap) -> &str {
-    headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
+fn is_of_type(headers: &HeaderMap, kind: &str) -> bool {
+    let given = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).and_then(|given| given.get(..kind.len()));
+    given.is_some_and(|given| given.eq_ignore_ascii_case(kind.as_bytes()))
+}
+
+/// Whether a body is that of a stream, whatever it is called.
+fn is_events(body: &str) -> bool {
+    let body = body.trim_start_matches('\u{feff}').trim_start();
+    ["data:", "event:", "id:", "retry:", ":"].iter().any(|field| body.starts_with(field))
+}
+
+/// Whether a text may be the beginning of JSON.
+fn is_cut_json(text: &str) -> bool {
+    text.starts_with(['{', '[']) && serde_json::from_str::<IgnoredAny>(text).is_err_and(|error| error.is_eof())
 }
 
 fn bound(ms: u64) -> Option<Duration> {
