@@ -505,6 +505,15 @@ fn a_flood_stays_bounded() {
     let endless_line = one(Reply::event_stream().chunk("data: ").endless("x".repeat(1 << 16)));
     let error = ask(&runtime_for(&endless_line.base_url(), json!({})), "Hi").1.unwrap_err();
     assert_eq!(error.code(), Some("oversized_answer"), "{error:?}");
+    let delta = format!("data: {}\n\n", openai::chunk(json!({"content": "x".repeat(1 << 20)}), None));
+    let comment = format!(": {}\n\n", "x".repeat(1 << 16));
+    for endless in [delta, comment] {
+        let server = one(Reply::event_stream().endless(endless));
+        let runtime = runtime_for(&server.base_url(), json!({}));
+        let error = runtime.invoke(r#"{"agent": "a", "input": "Hi"}"#, None).unwrap_err();
+        assert_eq!(error.code(), Some("oversized_answer"), "{error:?}");
+        server.wait_until("the connection is dropped", |server| server.abandoned() == 1);
+    }
     let endless_page = FakeServer::with(|_, _| Reply::status(500).chunked().endless("x".repeat(1 << 16)));
     let error = ask(&runtime_for(&endless_page.base_url(), json!({"retry": {"max_attempts": 1}})), "Hi").1.unwrap_err();
     assert!(error.to_json().len() < 10_000, "the message is bounded");

@@ -137,6 +137,8 @@ impl<'a> Via<'a> {
 const MAX_ERROR_BODY: usize = 64 << 10;
 /// What an answer that is not streamed may have in bytes.
 const MAX_WHOLE_BODY: usize = 64 << 20;
+/// What a streamed answer may have in bytes: 128 000 tokens, each in a frame of its own, take a third of it.
+const MAX_STREAMED_BODY: usize = 128 << 20;
 
 impl<W: Wire> Server<W> {
     /// A provider for this configuration, which has been checked.
@@ -367,6 +369,7 @@ impl<W: Wire> Server<W> {
             Framing::Lines => SseReader::lines(),
         };
         let mut decoder = self.wire.decoder(&self.name, request.transcript);
+        let mut read_bytes = 0_usize;
         let mut malformed = 0_u32;
         // What came before anything of the answer: a page or a failure, if nothing of it ever comes.
         let mut page = Vec::new();
@@ -396,6 +399,10 @@ impl<W: Wire> Server<W> {
                     };
                 }
             };
+            read_bytes += chunk.len();
+            if read_bytes > MAX_STREAMED_BODY {
+                return Err(self.oversized("the stream"));
+            }
             if !is_stream {
                 keep(&mut page, &chunk);
             }
