@@ -383,6 +383,17 @@ fn errors_inside_a_stream_are_errors() {
 }
 
 #[test]
+fn values_of_another_type_cost_nothing_but_themselves() {
+    let odd = json!({"choices": [{"index": "0", "finish_reason": false, "delta": {"role": 1, "content": "Hi.", "refusal": false, "tool_calls": {}}}]});
+    let mut end: Value = serde_json::from_str(&openai::chunk(json!({}), Some("stop"))).unwrap();
+    end["usage"] = json!({"prompt_tokens": 12.0, "completion_tokens": "3", "prompt_tokens_details": [],
+                          "completion_tokens_details": {"reasoning_tokens": null}});
+    let server = one(Reply::sse([odd.to_string(), end.to_string()]));
+    let result = ask(&runtime_for(&server.base_url(), json!({})), "Hi").1.unwrap();
+    assert_eq!((&result["text"], &result["usage"]), (&json!("Hi."), &json!({"input_tokens": 12, "output_tokens": 3})));
+}
+
+#[test]
 fn a_body_is_what_it_is_whatever_it_is_called() {
     let body: String = hello().iter().map(|payload| format!("data: {payload}\n\n")).collect();
     let whole = openai::completion("Hello wörld", openai::usage(12, 3)).to_string();

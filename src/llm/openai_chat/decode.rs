@@ -5,10 +5,12 @@
 //! shape with `message` where a chunk has `delta`, and is read by the same code.
 
 use crate::llm::assemble::CallPiece;
+use crate::llm::frame::object;
+use crate::llm::lenient::{Count, Few, Text, or_default};
 use crate::llm::{Assembler, DeltaSink, Frame};
 use crate::types::{Error, FinishReason, ProviderDetail, Status, Usage};
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
@@ -19,7 +21,7 @@ pub fn decode(payload: &str, provider: &str, assembler: &mut Assembler<'_>, sink
     if payload.starts_with("[DONE]") {
         return Frame::Done;
     }
-    let Ok(chunk) = serde_json::from_str::<Chunk<'_>>(payload) else {
+    let Some(chunk) = object::<Chunk<'_>>(payload) else {
         return Frame::not_an_object(payload, provider);
     };
     if chunk.error.is_some_and(|error| error.get() != "null") {
@@ -51,10 +53,10 @@ fn take(choice: Choice<'_>, provider: &str, assembler: &mut Assembler<'_>, sink:
         }
         assembler.text(&delta.refusal.0, sink);
     }
-    for call in choice.delta.tool_calls.0 {
+    for call in choice.delta.tool_calls.iter() {
         let arguments = call.function.arguments.map(arguments_text).unwrap_or_default();
         let piece = CallPiece {
-            index: call.index,
+            index: call.index.0.and_then(|index| u32::try_from(index).ok()),
             id: Some(&call.id.0).filter(|id| !id.is_empty()).map(|id| &**id),
             name: Some(&call.function.name.0).filter(|name| !name.is_empty()).map(|name| &**name),
             arguments: Some(&*arguments),
@@ -129,13 +131,13 @@ struct Delta<'a> {
     #[serde(borrow)]
     refusal: Text<'a>,
     #[serde(borrow)]
-    tool_calls: All<CallDelta<'a>>,
+    tool_calls: Few<CallDelta<'a>>,
 }
 
 #[derive(Deserialize)]
 struct CallDelta<'a> {
     #[serde(default)]
-    index: Option<u32>,
+    index: Count,
     #[serde(borrow, default)]
     id: Text<'a>,
     #[serde(borrow, default, deserialize_with = "or_default")]
@@ -154,77 +156,39 @@ struct FunctionDelta<'a> {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WireUsage {
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    prompt_tokens_details: Option<PromptDetails>,
-    completion_tokens_details: Option<CompletionDetails>,
+    prompt_tokens: Count,
+    completion_tokens: Count,
+    #[serde(deserialize_with = "or_default")]
+    prompt_tokens_details: PromptDetails,
+    #[serde(deserialize_with = "or_default")]
+    completion_tokens_details: CompletionDetails,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct PromptDetails {
-    cached_tokens: Option<u64>,
-    cache_write_tokens: Option<u64>,
+    cached_tokens: Count,
+    cache_write_tokens: Count,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct CompletionDetails {
-    reasoning_tokens: Option<u64>,
+    reasoning_tokens: Count,
 }
 
 impl From<WireUsage> for Usage {
     /// `prompt_tokens` includes what the cache covered; `completion_tokens` includes reasoning.
     fn from(wire: WireUsage) -> Self {
-        let prompt = wire.prompt_tokens_details.unwrap_or_default();
-        let (read, write) = (prompt.cached_tokens.unwrap_or(0), prompt.cache_write_tokens.unwrap_or(0));
+        let prompt = wire.prompt_tokens_details;
+        let (read, write) = (prompt.cached_tokens.get(), prompt.cache_write_tokens.get());
         Self {
-            input_tokens: wire.prompt_tokens.unwrap_or(0).saturating_sub(read).saturating_sub(write),
-            output_tokens: wire.completion_tokens.unwrap_or(0),
+            input_tokens: wire.prompt_tokens.get().saturating_sub(read).saturating_sub(write),
+            output_tokens: wire.completion_tokens.get(),
             cache_read_tokens: read,
             cache_write_tokens: write,
-            reasoning_tokens: wire.completion_tokens_details.unwrap_or_default().reasoning_tokens.unwrap_or(0),
+            reasoning_tokens: wire.completion_tokens_details.reasoning_tokens.get(),
         }
-    }
-}
-
-/// A string that borrows where it can; `null`, numbers and the rest read leniently.
-#[derive(Debug, Default)]
-struct Text<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextVisitor).map(Text)
-    }
-}
-
-struct TextVisitor;
-
-impl<'de> Visitor<'de> for TextVisitor {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(text))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(text.to_owned()))
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(""))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(number.to_string()))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(number.to_string()))
     }
 }
 
@@ -269,8 +233,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
                     if !part.text.0.is_empty() {
                         parts.push((false, part.text.0));
                     }
-                    for thought in part.thinking.0 {
-                        parts.push((true, thought.text.0));
+                    for thought in part.thinking.iter() {
+                        parts.push((true, thought.text.0.clone()));
                     }
                 }
                 Ok(Content::Parts(parts))
@@ -285,7 +249,7 @@ struct ContentPart<'a> {
     #[serde(borrow, default)]
     text: Text<'a>,
     #[serde(borrow, default)]
-    thinking: All<Thought<'a>>,
+    thinking: Few<Thought<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -325,64 +289,4 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for First<T> {
         }
         deserializer.deserialize_any(FirstVisitor(PhantomData))
     }
-}
-
-/// An array, where `null` or another value is an empty one.
-struct All<T>(Vec<T>);
-
-impl<T> Default for All<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for All<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AllVisitor<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for AllVisitor<T> {
-            type Value = All<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array")
-            }
-
-            fn visit_unit<E>(self) -> Result<Self::Value, E> {
-                Ok(All::default())
-            }
-
-            fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-                Ok(All::default())
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut all = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    all.push(item);
-                }
-                Ok(All(all))
-            }
-        }
-        deserializer.deserialize_any(AllVisitor(PhantomData))
-    }
-}
-
-/// Some gateways send `null` for an object.
-fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
-    struct OrDefault<T>(PhantomData<T>);
-    impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for OrDefault<T> {
-        type Value = T;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_unit<E>(self) -> Result<T, E> {
-            Ok(T::default())
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-            T::deserialize(serde::de::value::MapAccessDeserializer::new(map))
-        }
-    }
-    deserializer.deserialize_any(OrDefault(PhantomData))
 }
