@@ -16,6 +16,7 @@ pub mod client;
 pub mod openai;
 mod reply;
 mod server;
+pub mod wire;
 
 /// Says that a test was skipped, past the capture of the test runner.
 pub fn skipped(why: &str) {
