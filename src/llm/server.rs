@@ -403,7 +403,10 @@ impl<W: Wire> Server<W> {
             if read_bytes > MAX_STREAMED_BODY {
                 return Err(self.oversized("the stream"));
             }
-            if !is_stream {
+            if is_stream {
+                // Not to be held for as long as the stream lasts.
+                page = Vec::new();
+            } else {
                 keep(&mut page, &chunk);
             }
             reader.push(&chunk);
