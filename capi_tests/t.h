@@ -20,6 +20,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
@@ -28,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -342,8 +344,11 @@ UNUSED static const char *json_str(const char *text, const char *path) {
 
 /* ---- a runtime on the mock provider --------------------------------------------------------------------------- */
 
+/* Nothing is kept, unless the config says so: most cases are about something else. */
 UNUSED static par_runtime_t *runtime(const char *config) {
     par_runtime_t *rt = NULL;
+    if (!strstr(config, "\"persistence\""))
+        config = fmt("{\"persistence\":\"noop\"%s%s", config[1] == '}' ? "" : ",", config + 1);
     ST(PAR_OK, par_runtime_create(PAR_ABI_VERSION, config, PAR_NTS, &rt, &E));
     return rt;
 }
@@ -683,6 +688,14 @@ UNUSED static void join(pthread_t thread) { pthread_join(thread, NULL); }
 #define LOAD(counter) __atomic_load_n(&(counter), __ATOMIC_SEQ_CST)
 #define STORE(counter, value) __atomic_store_n(&(counter), value, __ATOMIC_SEQ_CST)
 
+/* The folder that a case runs in: what it leaves behind, such as a database, no other one finds. */
+static char t_folder[] = "/tmp/par-test-XXXXXX";
+
+UNUSED static int t_remove(const char *path, const struct stat *info, int kind, struct FTW *walk) {
+    (void)info, (void)kind, (void)walk;
+    return remove(path);
+}
+
 /* Runs body() in a child process under alarm(); how it ended: the exit code, or 1000 + the signal. */
 UNUSED static int in_child(unsigned seconds, void (*body)(void)) {
     int how = 0;
@@ -691,6 +704,7 @@ UNUSED static int in_child(unsigned seconds, void (*body)(void)) {
     child = fork();
     if (child == 0) {
         t_failures = 0;
+        if (!strstr(t_folder, "XXXXXX") && chdir(t_folder)) abort();
         alarm(getenv("PAR_TEST_SECONDS") ? (unsigned)atoi(getenv("PAR_TEST_SECONDS")) : fast() ? seconds * 5 : seconds);
         body();
         t_clear();
@@ -716,7 +730,10 @@ int main(int argc, char **argv) {
             t_clear();
             how = t_failures != 0;
         } else {
+            strcpy(strrchr(t_folder, '-'), "-XXXXXX");
+            if (!mkdtemp(t_folder)) abort();
             how = in_child(test->seconds, test->body);
+            nftw(t_folder, t_remove, 16, FTW_DEPTH | FTW_PHYS);
         }
         if (how == 0) passed++;
         else failed++;

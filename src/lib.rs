@@ -6,7 +6,7 @@
 //! ```
 //! use par::runtime::Runtime;
 //!
-//! let runtime = Runtime::create("{}")?;
+//! let runtime = Runtime::create(r#"{"persistence": "noop"}"#)?;
 //! runtime.register_agent(r#"{"id": "echo", "model": "mock/echo"}"#)?;
 //! let result = runtime.invoke(r#"{"agent": "echo", "input": "Hello"}"#, None)?;
 //! assert!(result.contains(r#""text":"Hello""#));

@@ -338,7 +338,7 @@ fn runtime(family: &dyn Family, address: &str, extra: Value) -> Runtime {
     for (key, value) in extra.as_object().unwrap() {
         provider[key] = value.clone();
     }
-    let runtime = Runtime::create(&json!({"llm_providers": {"p": provider}}).to_string()).unwrap();
+    let runtime = support::create(&json!({"llm_providers": {"p": provider}}).to_string()).unwrap();
     for tool in ["add", "now"] {
         runtime.register_tool(&json!({"name": tool, "input_schema": {"type": "object"}}).to_string()).unwrap();
     }

@@ -19,7 +19,7 @@ fn runtime(provider: Value, embeddings: Value) -> Runtime {
     if !embeddings.is_null() {
         config["embeddings"] = embeddings;
     }
-    Runtime::create(&config.to_string()).unwrap()
+    support::create(&config.to_string()).unwrap()
 }
 
 fn openai(server: &FakeServer) -> Value {
@@ -141,7 +141,7 @@ fn gemini_batches_requests_of_one_text() {
 
 #[test]
 fn the_mock_embeds_the_same_text_the_same_way() {
-    let runtime = Runtime::create("{}").unwrap();
+    let runtime = support::create("{}").unwrap();
     let answer = embed(&runtime, json!({"input": ["a", "b", "a"], "provider": "mock"})).unwrap();
     let all = answer["embeddings"].as_array().unwrap();
     assert_eq!((&answer["dimensions"], all[0].as_array().unwrap().len()), (&json!(1_536), 1_536));
@@ -274,10 +274,10 @@ fn what_is_asked_wrongly_is_told_with_its_path() {
         let error = embed(&bare, params.clone()).unwrap_err();
         assert_eq!((error.status(), error.path()), (status, Some(path)), "{params}: {error:?}");
     }
-    let absent = Runtime::create(r#"{"embeddings": {"provider": "nobody", "model": "m"}}"#).unwrap();
+    let absent = support::create(r#"{"embeddings": {"provider": "nobody", "model": "m"}}"#).unwrap();
     let error = embed(&absent, json!({"input": "a"})).unwrap_err();
     assert_eq!((error.status(), error.path()), (Status::NotFound, Some("config.embeddings.provider")));
-    let few = Runtime::create(r#"{"limits": {"max_embed_inputs": 2}}"#).unwrap();
+    let few = support::create(r#"{"limits": {"max_embed_inputs": 2}}"#).unwrap();
     let error = embed(&few, json!({"input": ["a", "b", "c"], "provider": "mock"})).unwrap_err();
     assert_eq!((error.status(), error.path()), (Status::TooLarge, Some("params.input")));
     for (config, path) in [
@@ -287,7 +287,7 @@ fn what_is_asked_wrongly_is_told_with_its_path() {
         (json!({"provider": "p", "model": "m", "dimensions": 0}), "config.embeddings.dimensions"),
         (json!({"provider": "p", "model": "m", "batch": 1}), "config.embeddings.batch"),
     ] {
-        let Err(error) = Runtime::create(&json!({"embeddings": config}).to_string()) else { panic!("{path}") };
+        let Err(error) = support::create(&json!({"embeddings": config}).to_string()) else { panic!("{path}") };
         assert_eq!(error.path(), Some(path), "{error:?}");
     }
 }
@@ -299,7 +299,7 @@ fn silence_ends_in_a_timeout() {
     provider["timeouts"] = json!({"idle_ms": 50});
     provider["retry"] = json!({"max_attempts": 1});
     let config = json!({"llm_providers": {"p": provider}, "embeddings": on("m")});
-    let error = embed(&Runtime::create(&config.to_string()).unwrap(), json!({"input": "a"})).unwrap_err();
+    let error = embed(&support::create(&config.to_string()).unwrap(), json!({"input": "a"})).unwrap_err();
     assert_eq!((error.status(), error.category()), (Status::Network, Category::Timeout));
 
     let slow = runtime(openai(&server), on("m"));

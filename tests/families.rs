@@ -11,7 +11,7 @@ use support::client::{of_type, run, text};
 use support::{FakeServer, Reply, openai};
 
 fn runtime(provider: Value, agent: Value) -> Runtime {
-    let runtime = Runtime::create(&json!({"llm_providers": {"p": provider}}).to_string()).unwrap();
+    let runtime = support::create(&json!({"llm_providers": {"p": provider}}).to_string()).unwrap();
     let add = r#"{"name": "add", "description": "Adds.", "input_schema": {"type": "object"}, "permission": "confirm"}"#;
     runtime.register_tool(add).unwrap();
     let mut definition = json!({"id": "a", "model": "p/m", "system_prompt": "Be brief.", "tools": ["add"]});
@@ -121,7 +121,7 @@ fn another_family_is_not_shown_what_it_cannot_read() {
     let openai = FakeServer::start([Reply::sse(openai::text_chunks(["Yes."], openai::usage(1, 1)))]);
     let providers = json!({"p": {"type": "anthropic", "api_key": "k", "base_url": anthropic.url()},
                            "q": {"type": "openai", "api_key": "k", "base_url": openai.base_url()}});
-    let runtime = Runtime::create(&json!({"llm_providers": providers}).to_string()).unwrap();
+    let runtime = support::create(&json!({"llm_providers": providers}).to_string()).unwrap();
     runtime.register_tool(r#"{"name": "add"}"#).unwrap();
     for (id, provider) in [("a", "p"), ("b", "q")] {
         let agent = json!({"id": id, "model": format!("{provider}/m"), "tools": ["add"]});
@@ -234,7 +234,7 @@ fn ollama_at_v1_speaks_the_compatible_api() {
     assert_eq!(ask(&runtime, json!({"agent": "a", "input": "Hi"})).1.unwrap()["text"], "Hi.");
     assert_eq!(server.requests()[0].path, "/v1/chat/completions");
     let wrong = json!({"llm_providers": {"o": {"type": "ollama", "base_url": "http://h/v1", "num_ctx": 1}}});
-    assert_eq!(Runtime::create(&wrong.to_string()).err().unwrap().path(), Some("config.llm_providers.o.num_ctx"));
+    assert_eq!(support::create(&wrong.to_string()).err().unwrap().path(), Some("config.llm_providers.o.num_ctx"));
 }
 
 #[test]

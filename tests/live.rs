@@ -3,7 +3,6 @@
 
 mod support;
 
-use par::runtime::Runtime;
 use serde_json::{Value, json};
 use support::client::next;
 use support::skipped;
@@ -21,7 +20,7 @@ fn every_provider_with_a_key_calls_a_tool_and_answers() {
     if std::env::var("PAR_TEST_LIVE").is_err() {
         return;
     }
-    let runtime = Runtime::create("{}").unwrap();
+    let runtime = support::create("{}").unwrap();
     runtime
         .register_tool(
             r#"{"name": "add", "description": "Adds two integers.", "input_schema": {"type": "object",

@@ -72,7 +72,7 @@ impl Drop for Server {
 
 fn runtime(server: &Server, extra: Value) -> Runtime {
     let config = json!({"llm_providers": {"llama": {"type": "custom", "base_url": format!("http://127.0.0.1:{}/v1", server.port)}}});
-    let runtime = Runtime::create(&config.to_string()).unwrap();
+    let runtime = support::create(&config.to_string()).unwrap();
     let mut agent =
         json!({"id": "a", "model": {"provider": "llama", "model_name": "tiny", "max_tokens": 24, "temperature": 0}});
     for (key, value) in extra.as_object().unwrap() {
@@ -148,7 +148,7 @@ fn a_real_server_embeds() {
     let Some(server) = Server::start(&["--embeddings", "--pooling", "mean"]) else { return };
     let config = json!({"llm_providers": {"llama": {"type": "custom", "base_url": format!("http://127.0.0.1:{}/v1", server.port)}},
                         "embeddings": {"provider": "llama", "model": "tiny", "batch_size": 2}});
-    let runtime = Runtime::create(&config.to_string()).unwrap();
+    let runtime = support::create(&config.to_string()).unwrap();
     let embed = |params: Value| -> Value {
         serde_json::from_str(&runtime.call("embed", &params.to_string(), None).unwrap()).unwrap()
     };

@@ -52,7 +52,7 @@ impl Cassette {
 }
 
 fn create(config: Value) -> Runtime {
-    let runtime = Runtime::create(&config.to_string()).unwrap();
+    let runtime = support::create(&config.to_string()).unwrap();
     runtime.register_tool(r#"{"name": "add", "description": "Adds.", "input_schema": {"type": "object"}}"#).unwrap();
     runtime
         .register_agent(&json!({"id": "a", "model": "p/m", "system_prompt": "Be brief.", "tools": ["add"]}).to_string())
@@ -90,7 +90,7 @@ fn ask_of(runtime: &Runtime, agent: &str, input: &str) -> (Vec<Value>, Result<Va
 fn strip(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            for key in ["run_id", "at_ms", "token", "duration_ms", "deadline_ms", "delay_ms"] {
+            for key in ["run_id", "at_ms", "token", "idempotency_key", "duration_ms", "deadline_ms", "delay_ms"] {
                 fields.remove(key);
             }
             fields.values_mut().for_each(strip);
@@ -335,7 +335,7 @@ fn one_cassette_holds_several_providers() {
     let wrong = |extra: Value| {
         let mut provider = json!({"type": "replay", "path": cassette.path()});
         provider.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        Runtime::create(&json!({"llm_providers": {"p": provider}}).to_string()).err().unwrap()
+        support::create(&json!({"llm_providers": {"p": provider}}).to_string()).err().unwrap()
     };
     for error in [wrong(json!({})), wrong(json!({"provider": "r"}))] {
         assert_eq!(error.path(), Some("config.llm_providers.p.provider"));
@@ -390,7 +390,7 @@ fn a_full_disk_is_a_warning() {
 #[test]
 fn what_cannot_be_opened_is_told_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let created = |config: Value| Runtime::create(&config.to_string()).err().unwrap();
+    let created = |config: Value| support::create(&config.to_string()).err().unwrap();
     let error = created(json!({"record": {"path": folder.path().join("no/such/folder.jsonl")}}));
     assert_eq!((error.status(), error.path()), (Status::Io, Some("config.record.path")));
     for (content, said) in [

@@ -27,7 +27,7 @@ fn provider(server: &FakeServer, extra: Value) -> Value {
 
 fn two(first: &FakeServer, second: &FakeServer) -> Runtime {
     let providers = json!({"p": provider(first, json!({})), "q": provider(second, json!({}))});
-    let runtime = Runtime::create(&json!({"llm_providers": providers}).to_string()).unwrap();
+    let runtime = support::create(&json!({"llm_providers": providers}).to_string()).unwrap();
     runtime.register_agent(r#"{"id": "a", "model": "p/m", "fallback": ["q/n"]}"#).unwrap();
     runtime
 }
@@ -67,7 +67,7 @@ fn what_another_model_would_share_or_a_reader_has_seen_is_not_repeated() {
 fn a_failing_endpoint_is_left_alone_and_tried_again() {
     let server = FakeServer::start([Reply::status(500), Reply::status(500), hello()]);
     let config = provider(&server, json!({"circuit_breaker": {"failures": 2, "open_seconds": 0.1}}));
-    let runtime = Runtime::create(&json!({"llm_providers": {"p": config}}).to_string()).unwrap();
+    let runtime = support::create(&json!({"llm_providers": {"p": config}}).to_string()).unwrap();
     runtime.register_agent(r#"{"id": "a", "model": "p/m"}"#).unwrap();
     assert_eq!(ask(&runtime).1.unwrap_err().code(), Some("provider_error"));
     assert_eq!(ask(&runtime).1.unwrap_err().code(), Some("provider_error"));
@@ -81,7 +81,7 @@ fn a_failing_endpoint_is_left_alone_and_tried_again() {
 fn connections_go_through_the_proxy() {
     let proxy = FakeServer::start([hello()]);
     let config = json!({"type": "openai", "api_key": "k", "base_url": "http://model.invalid/v1", "proxy": proxy.url()});
-    let runtime = Runtime::create(&json!({"llm_providers": {"p": config}}).to_string()).unwrap();
+    let runtime = support::create(&json!({"llm_providers": {"p": config}}).to_string()).unwrap();
     runtime.register_agent(r#"{"id": "a", "model": "p/m"}"#).unwrap();
     assert_eq!(ask(&runtime).1.unwrap()["text"], "Hi.");
     assert_eq!(proxy.requests()[0].path, "http://model.invalid/v1/chat/completions");
@@ -133,7 +133,7 @@ fn own_certificates_are_trusted_and_unknown_ones_are_not() {
     let asked = |ca_file: Option<&str>| {
         let config = json!({"type": "openai", "api_key": "k", "base_url": format!("https://localhost:{port}/v1"), "stream": false,
                             "ca_file": ca_file, "retry": {"max_attempts": 1}});
-        let runtime = Runtime::create(&json!({"llm_providers": {"p": config}}).to_string()).unwrap();
+        let runtime = support::create(&json!({"llm_providers": {"p": config}}).to_string()).unwrap();
         runtime.register_agent(r#"{"id": "a", "model": "p/m"}"#).unwrap();
         ask(&runtime).1
     };
@@ -148,7 +148,7 @@ fn own_certificates_are_trusted_and_unknown_ones_are_not() {
 fn the_host_gives_the_key_when_it_is_needed() {
     let server = FakeServer::start([hello(), hello()]);
     let config = provider(&server, json!({"api_key": {"host": "openai-key"}}));
-    let runtime = Runtime::create(&json!({"llm_providers": {"p": config}}).to_string()).unwrap();
+    let runtime = support::create(&json!({"llm_providers": {"p": config}}).to_string()).unwrap();
     runtime.register_agent(r#"{"id": "a", "model": "p/m"}"#).unwrap();
     for key in ["first", "second"] {
         let stream = runtime.stream(r#"{"agent": "a", "input": "Hi"}"#).unwrap();
@@ -171,7 +171,7 @@ fn the_host_gives_the_key_when_it_is_needed() {
 #[test]
 fn providers_come_and_go() {
     let (first, second) = (FakeServer::start([hello()]), FakeServer::start([hello()]));
-    let runtime = Runtime::create("{}").unwrap();
+    let runtime = support::create("{}").unwrap();
     let register = |name: &str, server: &FakeServer| {
         let mut definition = provider(server, json!({}));
         definition["name"] = json!(name);

@@ -290,7 +290,7 @@ impl Tool for Play {
 }
 
 fn runtime(turns: Vec<Turn>) -> Runtime {
-    let runtime = Runtime::create(r#"{"threads": 1}"#).unwrap();
+    let runtime = support::create(r#"{"threads": 1}"#).unwrap();
     let provider = Strict { turns, next: AtomicUsize::new(0), minted: AtomicUsize::new(0) };
     runtime.register_provider(Arc::new(provider)).unwrap();
     for name in ["quick", "slow", "stalls", "panics", "fails"] {

@@ -12,9 +12,10 @@ use super::setup::Offer;
 use super::structured::ANSWER_TOOL;
 use super::subagent;
 use super::work::Work;
-use crate::config::HandoffConfig;
+use crate::config::{Effect, HandoffConfig};
 use crate::events::Emitter;
 use crate::middleware::{BeforeTool, PendingCall};
+use crate::store::CallRecord;
 use crate::tools::{HostAnswer, HostDesk, HostSays, Invocation, Registered, Runner, Tool, ToolFailure};
 use crate::types::{Error, EventBody, Result, Status, ToolCall, ToolCallId, ToolResult};
 use futures_util::FutureExt;
@@ -198,7 +199,7 @@ impl Desk<'_, '_> {
         };
         let most = own.unwrap_or(work.spec.limits.max_tool_output_bytes);
         let can_read = work.setup.offers.contains_key("read_blob");
-        shorten(&mut result, most, &*work.spec.store, can_read).await?;
+        shorten(&mut result, most, &work.spec.store, can_read);
         work.setup.chain.after_tool(work.scene(), call, &mut result).await?;
         self.work.emitter.emit(&EventBody::ToolResult {
             tool_call_id: &call.id,
@@ -221,6 +222,10 @@ impl Desk<'_, '_> {
             Offer::Tool(tool) => Some(tool),
             Offer::Handoff(_) | Offer::SubAgent(_) => None,
         };
+        let before = self.work.spec.resumed.as_ref().and_then(|run| run.calls.iter().find(|kept| kept.id == call.id));
+        if let Some(CallRecord { result: Some(result), .. }) = before {
+            return Ok(Ok(result.clone()));
+        }
         let mut pending = PendingCall { call, tool: registered.map(|tool| &**tool), input };
         match work.setup.chain.before_tool(work.scene(), &mut pending).await? {
             BeforeTool::Go => {}
@@ -228,12 +233,23 @@ impl Desk<'_, '_> {
             BeforeTool::Block(why) => return Ok(Err(why)),
         }
         let mut input = pending.input;
+        if let Some(begun) = before.filter(|begun| begun.effect == Effect::Once.name()) {
+            tracing::info!(tool = begun.name, "a call that may have taken effect is asked for");
+            match Box::pin(permission::ask(work, call, registered, input, permission::INTERRUPTED)).await? {
+                Ok(approved) => input = approved,
+                Err(told) => return Ok(Err(format!("{} {told}", permission::INTERRUPTED))),
+            }
+        }
         match (offer, registered) {
             (Offer::SubAgent(sub_agent), _) => {
                 let Some(task) = input.get("task").and_then(Value::as_str) else {
                     return Ok(Err("The argument \"task\" is needed, a text.".into()));
                 };
-                Ok(subagent::run(work, call, sub_agent, task).await)
+                // What it did cannot be told from outside, so it counts as done once.
+                self.keep_intent(call, Effect::Once).await?;
+                let performed = subagent::run(work, call, sub_agent, task).await;
+                self.keep_result(call, Effect::Once, &performed);
+                Ok(performed)
             }
             (Offer::Tool(_) | Offer::Handoff(_), Some(tool)) => {
                 if let Err(wrong) = tool.input.check(&input) {
@@ -242,7 +258,7 @@ impl Desk<'_, '_> {
                 match permission::rule(work, tool, &input)? {
                     Rule::Allow => {}
                     Rule::Deny(why) => return Ok(Err(why)),
-                    Rule::Ask(why) => match Box::pin(permission::ask(work, call, tool, input, &why)).await? {
+                    Rule::Ask(why) => match Box::pin(permission::ask(work, call, Some(tool), input, &why)).await? {
                         Ok(approved) => input = approved,
                         Err(told) => return Ok(Err(told)),
                     },
@@ -280,7 +296,37 @@ impl Desk<'_, '_> {
             Some(permits) => permits.acquire().await.ok(),
             None => None,
         };
+        self.keep_intent(call, tool.config.effect).await?;
         work.emitter.emit(&EventBody::ToolStarted { tool_call_id: &call.id, name: &call.name });
+        let performed = self.execute(tool, call, input).await?;
+        self.keep_result(call, tool.config.effect, &performed);
+        Ok(performed)
+    }
+
+    /// Writes down that a call is about to run, before it is.
+    async fn keep_intent(&self, call: &ToolCall, effect: Effect) -> Result<()> {
+        let Some(log) = &self.work.spec.log else { return Ok(()) };
+        let (id, name, effect) = (call.id.clone(), call.name.clone(), effect.name().to_owned());
+        log.call_starts(CallRecord { id, name, effect, result: None }).await
+    }
+
+    /// Writes down what came of it.
+    fn keep_result(&self, call: &ToolCall, effect: Effect, performed: &Performed) {
+        let Some(log) = &self.work.spec.log else { return };
+        let result = match performed {
+            Ok(result) => result.clone(),
+            Err(told) => ToolResult::error(told.clone()),
+        };
+        log.call_ended(&call.id, &call.name, effect.name(), &result);
+    }
+
+    /// What no other call of any run is.
+    fn idempotency_key(&self, call: &ToolCall) -> String {
+        format!("{}:{}", self.work.spec.run_id, call.id)
+    }
+
+    async fn execute(&self, tool: &Arc<Registered>, call: &ToolCall, input: &Value) -> Result<Performed> {
+        let work = self.work;
         let own = Duration::from_secs_f64(tool.config.timeout);
         let limit = work.setup.chain.tool_timeout().map_or(own, |other| own.min(other));
         let output = match &tool.runner {
@@ -320,7 +366,8 @@ impl Desk<'_, '_> {
     ) -> std::result::Result<Output, String> {
         self.work.progress.started_calls.start(&call.id);
         let cancel = self.work.spec.control.cancel.child();
-        let invocation = Invocation { id: &call.id, input, cancel: cancel.clone() };
+        let key = self.idempotency_key(call);
+        let invocation = Invocation { id: &call.id, idempotency_key: &key, input, cancel: cancel.clone() };
         // A tool may panic before it returns its future, too.
         let running = AssertUnwindSafe(async { tool.call(invocation).await }).catch_unwind();
         match timeout(limit, running).await {
@@ -358,6 +405,7 @@ impl Desk<'_, '_> {
             tool_call_id: &call.id,
             name: &call.name,
             input,
+            idempotency_key: &self.idempotency_key(call),
             deadline_ms: millis(limit),
         };
         self.work.progress.started_calls.start(&call.id);

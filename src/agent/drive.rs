@@ -2,6 +2,7 @@
 
 use super::calls::{Called, run_calls};
 use super::run::{RunSpec, cancelled, take_no_more};
+use super::setup::Offer;
 use super::sink::Joint;
 use super::structured::{ANSWER_TOOL, Means, Structured};
 use super::template::Prompt;
@@ -10,9 +11,10 @@ use super::work::{Progress, Work};
 use crate::config::{EarlyStopping, HandoffConfig, OnMaxTokens, When};
 use crate::events::Emitter;
 use crate::llm::{HttpPool, ModelAnswer};
+use crate::store::Unfinished;
 use crate::types::{
-    Error, EventBody, FinishReason, Mark, Part, Result, RunResult, Status, ToolCallId, ToolCallRecord, ToolResult,
-    TranscriptError, text_of,
+    AgentId, Error, EventBody, FinishReason, Mark, Message, Part, Result, RunResult, Status, ToolCallId,
+    ToolCallRecord, ToolResult, TranscriptError, text_of,
 };
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -28,8 +30,8 @@ const FINISH: &str = "You have used up your turns and can call no more tools. Gi
                       say what is missing.";
 
 pub async fn drive(spec: &RunSpec, emitter: &Emitter, progress: &mut Progress, http: &HttpPool) -> Result<RunResult> {
-    if let Some(id) = &spec.session {
-        let lease = spec.store.lease(id).await?;
+    if let Some(key) = spec.session_key() {
+        let lease = spec.store.lease(&key, spec.waits_for_session).await?;
         progress.hold(spec, lease);
     }
     let mut work = Work {
@@ -42,13 +44,42 @@ pub async fn drive(spec: &RunSpec, emitter: &Emitter, progress: &mut Progress, h
         requests_made: Mutex::default(),
     };
     mask_history(&mut work);
-    let mut input = spec.input.clone();
-    work.setup.chain.mask_parts(&mut input);
-    input.extend(spec.prompt.context.clone().map(Part::text));
-    work.transcript_mut().push_user(input).map_err(bug)?;
-    Loop { work, max_iterations: spec.setup.config.max_iterations, repairs: 0, retries: 0, max_tokens: None }
-        .run()
-        .await
+    let goes_on = match &spec.resumed {
+        Some(resumed) => restore(&mut work, resumed)?,
+        None => false,
+    };
+    let mut looped =
+        Loop { work, max_iterations: spec.setup.config.max_iterations, repairs: 0, retries: 0, max_tokens: None };
+    match goes_on {
+        true => looped.follow_handoffs()?,
+        false => {
+            let mut input = spec.input.clone();
+            looped.work.setup.chain.mask_parts(&mut input);
+            input.extend(spec.prompt.context.clone().map(Part::text));
+            looped.work.transcript_mut().push_user(input).map_err(bug)?;
+        }
+    }
+    looped.run().await
+}
+
+/// Puts what was said before the process ended in its place. False if nothing was.
+fn restore(work: &mut Work<'_>, resumed: &Unfinished) -> Result<bool> {
+    let Some(from) = resumed.from else { return Ok(false) };
+    let here = work.progress.mark.index();
+    if from != here {
+        return Err(Error::new(
+            Status::Busy,
+            format!("another run has gone on with the session since: it has {here} entries, and had {from}"),
+        )
+        .with_code("session_moved_on")
+        .with_hint("say the same again in a new run; runs.abandon ends this one"));
+    }
+    let damaged = |what| Error::new(Status::Persistence, what).with_code("store_corrupt");
+    work.transcript_mut().extend(resumed.entries.iter().map(String::as_str)).map_err(damaged)?;
+    let said = work.transcript().since(work.progress.mark);
+    let answers = said.iter().filter(|message| matches!(message, Message::Assistant { .. })).count();
+    work.progress.iterations = u32::try_from(answers).unwrap_or(u32::MAX);
+    Ok(true)
 }
 
 struct Loop<'a> {
@@ -69,6 +100,11 @@ enum Next {
 
 impl Loop<'_> {
     async fn run(mut self) -> Result<RunResult> {
+        if self.work.transcript().open_calls().next().is_some()
+            && let Some(result) = self.finish_calls().await?
+        {
+            return Ok(result);
+        }
         loop {
             let control = &self.work.spec.control;
             if control.ends_after_turn().is_some() {
@@ -143,8 +179,7 @@ impl Loop<'_> {
                 return Err(max_iterations_error(self.max_iterations));
             }
         } else if calls_tools {
-            let called = run_calls(&mut self.work, structured_means == Some(Means::Tool)).await?;
-            match self.after_calls(called)? {
+            match self.call_tools(structured_means).await? {
                 None => return Ok(Next::Again),
                 Some(value) => ended.output = Some(value),
             }
@@ -174,6 +209,46 @@ impl Loop<'_> {
             return Ok(Next::Again);
         }
         Ok(Next::Done(Box::new(self.result(ended))))
+    }
+
+    /// Runs the calls of the last answer. The answer's value, if one of them was it.
+    async fn call_tools(&mut self, means: Option<Means>) -> Result<Option<Value>> {
+        self.work.save();
+        let called = run_calls(&mut self.work, means == Some(Means::Tool)).await?;
+        let value = self.after_calls(called)?;
+        self.work.save();
+        if let Some(log) = &self.work.spec.log {
+            log.step().await?;
+        }
+        Ok(value)
+    }
+
+    /// Runs the calls that the process did not live to run. The result, if one of them was it.
+    async fn finish_calls(&mut self) -> Result<Option<RunResult>> {
+        let structured = self.work.spec.structured.as_ref();
+        let means = structured.map(|wanted| wanted.means(&self.work.setup.profile));
+        let value = self.call_tools(means).await?;
+        let model = self.work.setup.config.model.model_name.clone();
+        Ok(value.map(|value| {
+            self.result(Ended { parts: Vec::new(), finish_reason: FinishReason::ToolCalls, model, output: Some(value) })
+        }))
+    }
+
+    /// The agent that had the word when the process ended has it again.
+    fn follow_handoffs(&mut self) -> Result<()> {
+        let mut handoffs: Vec<Arc<HandoffConfig>> = Vec::new();
+        let mut setup = Arc::clone(&self.work.setup);
+        for (call, result) in self.work.transcript().calls_since(self.work.progress.mark) {
+            if let Some(Offer::Handoff(handoff)) = setup.offers.get(&call.name).filter(|_| !result.is_error) {
+                handoffs.push(Arc::clone(handoff));
+                setup = self.work.spec.agents.setup(&handoff.agent)?;
+            }
+        }
+        for handoff in handoffs {
+            self.take_over(&handoff.agent)?;
+        }
+        mask_history(&mut self.work);
+        Ok(())
     }
 
     fn on_max_tokens(&self) -> OnMaxTokens {
@@ -277,18 +352,16 @@ impl Loop<'_> {
     }
 
     fn hand_over(&mut self, handoff: &HandoffConfig, task: String) -> Result<()> {
-        let setup = self.work.spec.agents.setup(&handoff.agent)?;
-        let spec = self.work.spec;
-        let prompt = Prompt::of_call(&setup, &spec.runtime_id, &spec.variables)?;
         let carry_context = handoff.carry_context;
         let (from, to) = (&self.work.setup.config.id, &handoff.agent);
         self.work.emitter.emit(&EventBody::Handoff { from, to, carry_context });
+        let context = self.take_over(&handoff.agent)?;
         let mut told: Vec<Part> = Vec::new();
         if !carry_context {
             // The next agent sees the task and nothing of what was before.
             told.push(Part::text(task));
         }
-        told.extend(prompt.context.map(Part::text));
+        told.extend(context.map(Part::text));
         if !carry_context {
             let end = self.work.transcript().end();
             self.work.transcript_mut().compact(end, Vec::new()).map_err(bug)?;
@@ -297,11 +370,19 @@ impl Loop<'_> {
         if !told.is_empty() {
             self.work.transcript_mut().push_user(told).map_err(bug)?;
         }
+        mask_history(&mut self.work);
+        Ok(())
+    }
+
+    /// Another agent has the word. What is told with the user's message of its prompt.
+    fn take_over(&mut self, agent: &AgentId) -> Result<Option<String>> {
+        let spec = self.work.spec;
+        let setup = spec.agents.setup(agent)?;
+        let prompt = Prompt::of_call(&setup, &spec.runtime_id, &spec.variables)?;
         self.max_iterations = self.max_iterations.max(setup.config.max_iterations);
         self.work.setup = setup;
         self.work.system = prompt.system;
-        mask_history(&mut self.work);
-        Ok(())
+        Ok(prompt.context)
     }
 
     /// Calls in the answer that was to be the last: none of them is executed, but one may be the answer itself.

@@ -1,6 +1,7 @@
 //! What a run and the runs below it have consumed, counted as it happens: a run that is cut off in the middle has a true
 //! account all the same.
 
+use crate::config::Price;
 use crate::types::{PicoUsd, Usage};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -58,6 +59,16 @@ impl Meter {
             counted.cost = counted.cost.saturating_add(cost.unwrap_or_default());
             counted.cost_is_known &= cost.is_some();
             counted.requests += 1;
+        });
+    }
+
+    /// Counts what a run had consumed before it went on. What that cost is estimated by the agent's own price.
+    pub fn resume(&self, usage: &Usage, price: Option<&Price>, requests: u64) {
+        self.count(&|counted| {
+            counted.usage += *usage;
+            counted.cost = counted.cost.saturating_add(price.map(|price| price.cost(usage)).unwrap_or_default());
+            counted.cost_is_known &= price.is_some() || requests == 0;
+            counted.requests += requests;
         });
     }
 

@@ -70,9 +70,9 @@ fn content_parts(parts: &Value) -> Result<ToolResult> {
 }
 
 /// Cuts a result to what the model is shown, and keeps the whole.
-pub async fn shorten(result: &mut ToolResult, most: usize, store: &dyn Store, can_read: bool) -> Result<()> {
+pub fn shorten(result: &mut ToolResult, most: usize, store: &Store, can_read: bool) {
     if result.content.len() <= most {
-        return Ok(());
+        return;
     }
     let whole = std::mem::take(&mut result.content);
     let head_end = whole.floor_char_boundary(most / 3 * 2);
@@ -80,19 +80,19 @@ pub async fn shorten(result: &mut ToolResult, most: usize, store: &dyn Store, ca
     let (head, tail) = (whole.get(..head_end).unwrap_or_default(), whole.get(tail_start..).unwrap_or_default());
     let (total, left_out) = (whole.len(), tail_start - head_end);
     let shown = format!("{head}\n[… {left_out} of {total} bytes are left out here …]\n{tail}");
-    let id = store.put_blob(whole.into_bytes()).await?;
+    let id = store.put_blob(whole.into_bytes());
     let how = match can_read {
         true => format!("The whole result is kept as {id}; read_blob reads ranges of it or searches it."),
         false => format!("The whole result is kept as {id}. Ask for less if the missing part matters."),
     };
     result.content = format!("{shown}\n[{how}]");
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{BlobId, Memory};
+    use crate::config::Limits;
+    use crate::store::BlobId;
     use pretty_assertions::assert_eq;
 
     fn read(json: &str) -> std::result::Result<ToolResult, String> {
@@ -112,10 +112,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_left_out_is_kept() {
-        let store = Memory::new(1, 1 << 20);
+        let store = Store::in_memory(&Limits::default());
         let whole: String = (0..1000).map(|n| format!("{n}é\n")).collect();
         let mut result = ToolResult::ok(whole.clone());
-        shorten(&mut result, 300, &store, true).await.unwrap();
+        shorten(&mut result, 300, &store, true);
         assert!(result.content.starts_with("0é\n") && result.content.contains("999é"), "{}", result.content);
         let handle = result.content.split_whitespace().find(|word| word.starts_with("par://")).unwrap();
         let id = BlobId::from_handle(handle.trim_end_matches(';')).unwrap();

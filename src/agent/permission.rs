@@ -11,6 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
+/// What is said of a call that was running when its process ended.
+pub const INTERRUPTED: &str = "The process ended while this call was running: it may have taken effect.";
+
 /// What the rules say of a call.
 pub enum Rule {
     /// It may run.
@@ -53,12 +56,12 @@ pub fn rule(work: &Work<'_>, tool: &Registered, input: &Value) -> Result<Rule> {
 pub async fn ask(
     work: &Work<'_>,
     call: &ToolCall,
-    tool: &Arc<Registered>,
+    tool: Option<&Arc<Registered>>,
     input: Value,
     why: &str,
 ) -> Result<std::result::Result<Value, String>> {
     let limit = Duration::from_secs_f64(work.setup.config.approval_timeout);
-    let mut ticket = work.spec.approvals.open(&work.spec.run_id, call, Arc::clone(tool), input.clone(), why);
+    let mut ticket = work.spec.approvals.open(&work.spec.run_id, call, tool.cloned(), input.clone(), why);
     let raw = to_raw_value(&input).map_err(|error| Error::internal(error.to_string()))?;
     let request = EventBody::ApprovalRequest {
         approval_id: ticket.id(),

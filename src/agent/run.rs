@@ -12,9 +12,11 @@ use crate::approval::ApprovalDesk;
 use crate::config::{Budget, EvalLimits, Limits, UnknownPrice};
 use crate::events::Emitter;
 use crate::llm::HttpPool;
-use crate::store::Store;
+use crate::store::{RunEnd, RunLog, RunStatus, SessionCommit, SessionKey, SessionLock, Store, Unfinished};
 use crate::tools::HostDesk;
-use crate::types::{AgentId, Error, EventBody, Message, Part, Result, RunId, RunResult, SessionId, Status, Usage};
+use crate::types::{
+    AgentId, Error, EventBody, Message, Part, RunId, RunResult, Scope, SessionId, Status, Usage, now_ms,
+};
 use futures_util::FutureExt;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -45,8 +47,18 @@ pub struct RunSpec {
     pub variables: Arc<Map<String, Value>>,
     /// Whom it acts for.
     pub roles: Arc<[String]>,
+    /// Whose it is.
+    pub scope: Scope,
     /// The conversation it continues.
     pub session: Option<SessionId>,
+    /// Whether it waits while another run has that.
+    pub waits_for_session: bool,
+    /// What it says of itself to be kept; none if nothing is, and for runs below others: those cannot go on by themselves.
+    pub log: Option<Arc<RunLog>>,
+    /// What it did before its process ended, if it goes on.
+    pub resumed: Option<Box<Unfinished>>,
+    /// Why it must not begin at all.
+    pub refused: Option<Error>,
     /// What the answer must fit.
     pub structured: Option<Structured>,
     /// Whether a long text is wanted.
@@ -68,7 +80,7 @@ pub struct RunSpec {
     /// The runtime, for templates.
     pub runtime_id: Arc<str>,
     /// Where conversations are kept.
-    pub store: Arc<dyn Store>,
+    pub store: Arc<Store>,
     /// The way to the host.
     pub desk: Arc<HostDesk>,
     /// Calls that wait for somebody's word.
@@ -84,6 +96,11 @@ pub struct RunSpec {
 }
 
 impl RunSpec {
+    /// The conversation it continues, as it is kept.
+    pub fn session_key(&self) -> Option<SessionKey> {
+        self.session.clone().map(|id| SessionKey { scope: self.scope.clone(), id })
+    }
+
     /// The agents whose places a run below this one need not wait for.
     pub fn holds_with_own(&self) -> Vec<AgentId> {
         let mut holds = self.holds.clone();
@@ -112,28 +129,85 @@ pub struct RunFailure {
 ///
 /// `conclude` sees the outcome before the terminal event goes out: who reads the event finds the result in place.
 pub async fn execute<T>(spec: &RunSpec, emitter: &Emitter, http: &HttpPool, conclude: impl FnOnce(&Outcome) -> T) -> T {
-    emitter.emit(&EventBody::RunStarted {
-        agent: spec.setup.config.id.as_str(),
-        session: spec.session.as_ref().map(SessionId::as_str),
+    let (agent, session) = (spec.setup.config.id.as_str(), spec.session.as_ref().map(SessionId::as_str));
+    emitter.emit(&match spec.resumed {
+        None => EventBody::RunStarted { agent, session },
+        Some(_) => EventBody::RunResumed { agent, session },
     });
-    let outcome = execute_below(spec, emitter, http).await;
-    let concluded = conclude(&outcome);
-    let cost_usd = spec.meter.read().known_cost();
-    match &outcome {
-        Ok(result) => emitter.finish(&EventBody::Completed(result)),
-        Err(RunFailure { error, usage, messages, .. }) if error.status() == Status::Cancelled => {
-            emitter.finish(&EventBody::Cancelled { reason: &spec.control.reason(), usage: *usage, cost_usd, messages });
+    let (mut outcome, left) = attempt(spec, emitter, http).await;
+    let Some(log) = &spec.log else {
+        let concluded = conclude(&outcome);
+        with_end(spec, &outcome, |end| emitter.finish(end));
+        return concluded;
+    };
+    // Kept before anybody is told: nobody believes in an end that a crash can undo.
+    let sealed = with_end(spec, &outcome, |end| emitter.seal(end));
+    match log.end(end_of(&outcome, left)).await {
+        Ok(()) => {
+            let concluded = conclude(&outcome);
+            emitter.unseal(&sealed);
+            concluded
         }
-        Err(RunFailure { error, usage, messages, .. }) => {
-            tracing::info!(run_id = spec.run_id.as_str(), "run failed: {error}");
-            emitter.finish(&EventBody::Failed { error, usage: *usage, cost_usd, messages });
+        Err(error) => {
+            outcome = Err(not_kept(spec, outcome, &error));
+            let concluded = conclude(&outcome);
+            with_end(spec, &outcome, |end| emitter.unseal_as(end));
+            concluded
         }
     }
-    concluded
 }
 
 /// Runs the agent to its end, without the events that begin and end a stream.
 pub async fn execute_below(spec: &RunSpec, emitter: &Emitter, http: &HttpPool) -> Outcome {
+    let (outcome, left) = attempt(spec, emitter, http).await;
+    let Some(log) = &spec.log else { return outcome };
+    match log.end(end_of(&outcome, left)).await {
+        Ok(()) => outcome,
+        Err(error) => Err(not_kept(spec, outcome, &error)),
+    }
+}
+
+fn with_end<T>(spec: &RunSpec, outcome: &Outcome, tell: impl FnOnce(&EventBody<'_>) -> T) -> T {
+    let cost_usd = spec.meter.read().known_cost();
+    match outcome {
+        Ok(result) => tell(&EventBody::Completed(result)),
+        Err(RunFailure { error, usage, messages, .. }) if error.status() == Status::Cancelled => {
+            tell(&EventBody::Cancelled { reason: &spec.control.reason(), usage: *usage, cost_usd, messages })
+        }
+        Err(RunFailure { error, usage, messages, .. }) => {
+            tracing::info!(run_id = spec.run_id.as_str(), "run failed: {error}");
+            tell(&EventBody::Failed { error, usage: *usage, cost_usd, messages })
+        }
+    }
+}
+
+fn end_of(outcome: &Outcome, session: Option<Left>) -> RunEnd {
+    let (status, error) = match outcome {
+        Ok(_) => (RunStatus::Completed, None),
+        Err(failure) => {
+            let cancelled = failure.error.status() == Status::Cancelled;
+            let status = if cancelled { RunStatus::Cancelled } else { RunStatus::Failed };
+            (status, serde_json::to_string(&failure.error).ok())
+        }
+    };
+    RunEnd { status, ended_at_ms: now_ms(), error, session }
+}
+
+/// The outcome of a run whose end could not be written, as was asked for.
+fn not_kept(spec: &RunSpec, outcome: Outcome, why: &Error) -> RunFailure {
+    let ended = if outcome.is_ok() { "has its result" } else { "has failed" };
+    let message = format!("the run {ended}, but that could not be written yet: {}", why.message());
+    let error = why.clone().with_message(message).with_run_id(spec.run_id.as_str());
+    match outcome {
+        Ok(result) => RunFailure { error, usage: result.usage, iterations: result.iterations, messages: Vec::new() },
+        Err(failure) => RunFailure { error, ..failure },
+    }
+}
+
+/// What a run leaves in its session, and what keeps others away from that until it is written.
+type Left = (SessionCommit, Option<SessionLock>);
+
+async fn attempt(spec: &RunSpec, emitter: &Emitter, http: &HttpPool) -> (Outcome, Option<Left>) {
     let mut progress = Progress::new(spec.account.clone(), Arc::clone(&spec.meter));
     tracing::debug!(run_id = spec.run_id.as_str(), agent = spec.setup.config.id.as_str(), "run started");
     let control = &spec.control;
@@ -141,6 +215,9 @@ pub async fn execute_below(spec: &RunSpec, emitter: &Emitter, http: &HttpPool) -
         let limits = deadlines(spec);
         // In a place of its own: a future that is moved into others is there once for each of them.
         let body = AssertUnwindSafe(Box::pin(async {
+            if let Some(refused) = &spec.refused {
+                return Err(refused.clone());
+            }
             let _places = (runtime_place(spec, emitter).await, agent_place(spec, emitter).await);
             drive(spec, emitter, &mut progress, http).await
         }))
@@ -153,14 +230,15 @@ pub async fn execute_below(spec: &RunSpec, emitter: &Emitter, http: &HttpPool) -
         }
     };
     take_no_more(control, emitter);
-    let (messages, kept) = keep(&mut progress, ended.is_ok()).await;
+    let (messages, left) = keep(&mut progress, ended.is_ok());
     tracing::debug!(run_id = spec.run_id.as_str(), iterations = progress.iterations, "run ended");
-    ended.and_then(|result| kept.map(|()| result)).map_err(|error| RunFailure {
+    let outcome = ended.map_err(|error| RunFailure {
         error: error.with_run_id(spec.run_id.as_str()),
         usage: spec.meter.read().usage,
         iterations: progress.iterations,
         messages,
-    })
+    });
+    (outcome, left)
 }
 
 /// Nothing can be said to the run from here on; what waits is not lost silently.
@@ -207,13 +285,13 @@ async fn wait_for_place<'s>(
 /// Keeps what is worth keeping, and answers what was said. A run that failed before the model said anything leaves its
 /// session's conversation as it was, so that the same request can simply be made again; one that failed later keeps its
 /// rounds, every call answered honestly.
-async fn keep(progress: &mut Progress, succeeded: bool) -> (Vec<Message>, Result<()>) {
+fn keep(progress: &mut Progress, succeeded: bool) -> (Vec<Message>, Option<Left>) {
     let (mark, counted) = (progress.mark, progress.meter.read());
     let started = &progress.started_calls;
     let session = progress.conversation.session_mut();
     session.transcript.close_open_calls(|call| started.closing(call));
     if succeeded && matches!(progress.conversation, Conversation::Own(_)) {
-        return (Vec::new(), Ok(()));
+        return (Vec::new(), None);
     }
     let session = progress.conversation.session_mut();
     let messages = if succeeded { Vec::new() } else { session.transcript.since(mark) };
@@ -221,7 +299,7 @@ async fn keep(progress: &mut Progress, succeeded: bool) -> (Vec<Message>, Result
     if !succeeded && !answered {
         session.transcript.rewind(mark);
         if counted.requests == 0 {
-            return (messages, Ok(()));
+            return (messages, None);
         }
     }
     session.usage += counted.usage;
@@ -229,11 +307,11 @@ async fn keep(progress: &mut Progress, succeeded: bool) -> (Vec<Message>, Result
     session.requests += counted.requests;
     session.tool_calls += counted.tool_calls;
     let own = Conversation::Own(Box::default());
-    let kept = match std::mem::replace(&mut progress.conversation, own) {
-        Conversation::Held(lease) => lease.commit().await,
-        Conversation::Own(_) => Ok(()),
+    let left = match std::mem::replace(&mut progress.conversation, own) {
+        Conversation::Held(lease) => Some(lease.commit()),
+        Conversation::Own(_) => None,
     };
-    (messages, kept)
+    (messages, left)
 }
 
 /// When the run must be done, and what it means if it is not.

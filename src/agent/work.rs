@@ -11,7 +11,7 @@ use crate::events::Emitter;
 use crate::llm::HttpPool;
 use crate::middleware::Scene;
 use crate::store::{Prefix, Session, SessionLease};
-use crate::types::{EventBody, Mark, Result, Transcript, Usage, now_ms};
+use crate::types::{Changes, EventBody, Mark, Result, Transcript, Usage, now_ms};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -41,7 +41,7 @@ pub enum Conversation {
     /// Of this run alone.
     Own(Box<Session>),
     /// Of a session, held for the run.
-    Held(Box<dyn SessionLease>),
+    Held(Box<SessionLease>),
 }
 
 impl Conversation {
@@ -78,7 +78,7 @@ impl Progress {
     }
 
     /// Takes over a session.
-    pub fn hold(&mut self, spec: &RunSpec, mut lease: Box<dyn SessionLease>) {
+    pub fn hold(&mut self, spec: &RunSpec, mut lease: SessionLease) {
         let session = lease.session_mut();
         if session.began_at_ms == 0 {
             session.began_at_ms = now_ms();
@@ -98,7 +98,7 @@ impl Progress {
             let age = Duration::from_millis(now_ms().saturating_sub(session.began_at_ms));
             self.account = self.account.with(Arc::new(Ledger::new("session", budget, None, spent, age)));
         }
-        self.conversation = Conversation::Held(lease);
+        self.conversation = Conversation::Held(Box::new(lease));
     }
 }
 
@@ -145,6 +145,21 @@ impl Work<'_> {
 
     pub fn transcript_mut(&mut self) -> &mut Transcript {
         &mut self.progress.conversation.session_mut().transcript
+    }
+
+    /// Tells the log what was said since the last time, so that the run can go on from here.
+    pub fn save(&mut self) {
+        let Some(log) = &self.spec.log else { return };
+        let progress = &mut *self.progress;
+        let Some(changes) = progress.conversation.session_mut().transcript.take_changes() else { return };
+        if let Conversation::Held(lease) = &mut progress.conversation {
+            lease.told(changes.from);
+        }
+        // What was said before the run is the session's, and changes with it alone.
+        let own = progress.mark.index();
+        let skipped = own.saturating_sub(changes.from);
+        let entries = changes.entries.into_iter().skip(skipped).collect();
+        log.said(Some(Changes { from: changes.from.max(own), entries }));
     }
 
     /// Characters of a request besides the conversation.
@@ -227,12 +242,13 @@ impl Work<'_> {
         let hash = |value: &dyn Fn(&mut DefaultHasher)| {
             let mut hasher = DefaultHasher::new();
             value(&mut hasher);
-            hasher.finish()
+            // As a whole number that any JSON reader can read.
+            hasher.finish() >> 12
         };
         let prefix = Prefix {
             model: hash(&|hasher| (self.setup.provider.name(), &self.setup.config.model.model_name).hash(hasher)),
             system: hash(&|hasher| system.hash(hasher)),
-            tools: self.setup.specs_hash,
+            tools: self.setup.specs_hash >> 12,
             history: self.progress.history,
         };
         let before = self.progress.conversation.session_mut().prefix.replace(prefix);

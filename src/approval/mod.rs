@@ -24,7 +24,8 @@ pub struct ApprovalDesk {
 
 struct Waiting {
     info: ApprovalInfo,
-    tool: Arc<Registered>,
+    /// What checks changed arguments, where there is a tool.
+    tool: Option<Arc<Registered>>,
     answer: oneshot::Sender<Decision>,
 }
 
@@ -53,7 +54,7 @@ impl ApprovalDesk {
         self: &Arc<Self>,
         run_id: &RunId,
         call: &ToolCall,
-        tool: Arc<Registered>,
+        tool: Option<Arc<Registered>>,
         input: Value,
         reason: &str,
     ) -> Ticket {
@@ -76,8 +77,8 @@ impl ApprovalDesk {
     pub fn resolve(&self, id: &str, decision: Decision) -> Result<()> {
         let mut waiting = self.waiting.lock();
         let question = waiting.get(id).ok_or_else(|| not_waiting(id))?;
-        if let Decision::Edit { input, .. } = &decision {
-            question.tool.input.check(input).map_err(|wrong| {
+        if let (Decision::Edit { input, .. }, Some(tool)) = (&decision, &question.tool) {
+            tool.input.check(input).map_err(|wrong| {
                 Error::schema(
                     "decision.input",
                     format!("the arguments do not fit the schema of {:?}: {wrong}", question.info.name),
@@ -152,7 +153,7 @@ mod tests {
         let config = r#"{"name": "t", "input_schema": {"properties": {"n": {"type": "integer"}}}}"#;
         let tool = Arc::new(Registered::new(ToolConfig::from_json(config).unwrap(), Runner::Host).unwrap());
         let call = ToolCall { id: "c".into(), name: "t".into(), arguments: "{}".into(), opaque: None };
-        let mut ticket = desk.open(&"r".into(), &call, tool, json!({}), "it asks");
+        let mut ticket = desk.open(&"r".into(), &call, Some(tool), json!({}), "it asks");
         let id = ticket.id().to_owned();
         assert_eq!(desk.list().len(), 1);
         let wrong = Decision::from_json(r#"{"type": "edit", "input": {"n": "x"}}"#).unwrap();

@@ -13,6 +13,7 @@ mod middleware;
 mod mock;
 mod models;
 mod pattern;
+mod persistence;
 mod provider;
 mod replay;
 mod request;
@@ -39,6 +40,7 @@ pub use middleware::{
 pub use mock::{MockConfig, MockError, MockExpect, MockScope, MockToolCall, MockTurn};
 pub use models::{Modality, ModelProfile, Price, StructuredOutput};
 pub use pattern::Pattern;
+pub use persistence::{Durability, Persistence, RetentionConfig, WriterConfig};
 pub use provider::{
     ANTHROPIC_URL, AnthropicConfig, ApiKind, BreakerConfig, CustomConfig, GEMINI_URL, GeminiConfig, MaxTokensKey,
     OLLAMA_URL, OPENAI_URL, OllamaConfig, OpenAiConfig, ProviderConfig, QuirksConfig, ReasoningField, RequestFormat,
@@ -48,8 +50,9 @@ pub use replay::{RecordConfig, ReplayConfig};
 pub(crate) use request::check_media;
 pub use request::{
     Events, FailurePolicy, Input, InputPart, Merge, Mode, Notify, OutputMode, Overflow, ParallelRequest, RunRequest,
+    SessionBusy,
 };
-pub use runtime::{InboxConfig, Limits, LogLevel, Persistence, RuntimeConfig, ShutdownConfig, UnknownPrice};
+pub use runtime::{InboxConfig, Limits, LogLevel, RuntimeConfig, ShutdownConfig, UnknownPrice};
 pub use secret::Secret;
 pub use steering::{Steering, When};
 pub use text_filters::{PiiConfig, PiiPattern, SanitizeAction, SanitizeConfig, ThinkConfig};

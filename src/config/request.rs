@@ -1,7 +1,7 @@
 //! Requests: `par_invoke` and `par_stream_start`.
 
-use super::{Budget, strict};
-use crate::types::{Error, Media, MediaSource, Part, Result, RunId, SessionId};
+use super::{Budget, Durability, strict};
+use crate::types::{Error, Media, MediaSource, Part, Result, RunId, Scope, SessionId};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
@@ -19,6 +19,15 @@ pub struct RunRequest {
     /// The conversation to continue, or to begin under this name.
     #[serde(default)]
     pub session: Option<SessionId>,
+    /// Whose it is, such as a tenant: nothing of one scope is seen from another. Default: none, a scope of its own.
+    #[serde(default)]
+    pub scope: Scope,
+    /// What happens while another run has the session.
+    #[serde(default)]
+    pub session_busy: SessionBusy,
+    /// When what the run does is written down. Default: as the runtime's config says.
+    #[serde(default)]
+    pub durability: Option<Durability>,
     /// The most time the run may take.
     #[serde(default)]
     pub timeout_ms: Option<u64>,
@@ -66,6 +75,17 @@ pub struct RunRequest {
 
 fn default_repairs() -> u32 {
     3
+}
+
+/// What happens while another run has the session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionBusy {
+    /// The run waits for its turn, first come, first served.
+    #[default]
+    Wait,
+    /// The run fails with `PAR_ERR_BUSY`.
+    Fail,
 }
 
 /// What kind of answer is wanted.

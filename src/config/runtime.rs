@@ -1,8 +1,8 @@
 //! The runtime's configuration: `par_runtime_create`.
 
 use super::{
-    Budget, EmbeddingsConfig, EvalLimits, MiddlewareConfig, ModelProfile, ProviderConfig, QuotaConfig, RecordConfig,
-    check_name,
+    Budget, Durability, EmbeddingsConfig, EvalLimits, MiddlewareConfig, ModelProfile, Persistence, ProviderConfig,
+    QuotaConfig, RecordConfig, RetentionConfig, WriterConfig, check_name,
 };
 use crate::types::{Error, Result, Status};
 use schemars::JsonSchema;
@@ -24,8 +24,18 @@ pub struct RuntimeConfig {
     pub embeddings: Option<EmbeddingsConfig>,
     /// Where every exchange with a provider is written down, to be replayed.
     pub record: Option<RecordConfig>,
-    /// Where sessions live. Only `"noop"` in this version: in the memory of the process.
+    /// Where sessions, runs and events are kept. Default: the SQLite file `par.db` in the working directory.
     pub persistence: Persistence,
+    /// When what a run does is written down, unless its request says something else.
+    pub durability: Durability,
+    /// How what is to be written waits.
+    pub writer: WriterConfig,
+    /// Seconds that events are kept. Default: seven days.
+    pub event_retention_seconds: f64,
+    /// How long everything else is kept.
+    pub retention: RetentionConfig,
+    /// Whether runs that did not live to end go on by themselves, as soon as their agent is registered.
+    pub resume_unfinished: bool,
     /// Whether the tool calls of one model answer run at the same time.
     pub parallel_tool_execution: bool,
     /// Every bound.
@@ -72,7 +82,12 @@ impl Default for RuntimeConfig {
             default_provider: None,
             embeddings: None,
             record: None,
-            persistence: Persistence::Noop,
+            persistence: Persistence::default(),
+            durability: Durability::default(),
+            writer: WriterConfig::default(),
+            event_retention_seconds: 604_800.0,
+            retention: RetentionConfig::default(),
+            resume_unfinished: false,
             parallel_tool_execution: true,
             limits: Limits::default(),
             shutdown: ShutdownConfig::default(),
@@ -97,6 +112,9 @@ impl RuntimeConfig {
             return Err(Error::schema("config.threads", "a runtime has 1 to 256 threads"));
         }
         config.limits.check()?;
+        config.writer.check("config.writer")?;
+        config.retention.check("config.retention")?;
+        super::persistence::check_seconds(Some(config.event_retention_seconds), "config.event_retention_seconds")?;
         if !(config.shutdown.drain_timeout >= 0.0 && config.shutdown.drain_timeout <= 86_400.0) {
             return Err(Error::schema("config.shutdown.drain_timeout", "a number of seconds, 0 to 86400, is needed"));
         }
@@ -118,27 +136,6 @@ impl RuntimeConfig {
     pub fn worker_threads(&self) -> usize {
         self.threads
             .map_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4), usize::from)
-    }
-}
-
-/// Where sessions live.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
-#[schemars(rename_all = "snake_case")]
-pub enum Persistence {
-    /// In memory; gone with the process.
-    #[default]
-    Noop,
-}
-
-impl<'de> Deserialize<'de> for Persistence {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error as _;
-        match String::deserialize(deserializer)?.as_str() {
-            "noop" => Ok(Self::Noop),
-            other => Err(D::Error::custom(format_args!(
-                "the backend {other:?} is not part of this version, which keeps sessions in memory: \"noop\""
-            ))),
-        }
     }
 }
 
@@ -197,8 +194,10 @@ limits! {
     max_embed_inputs: 10_000, 1 to 1_000_000;
     /// Runs at the same time. More: `PAR_ERR_LIMIT`.
     max_runs: 10_000, 1 to 1_000_000;
-    /// Sessions kept in memory. More: `PAR_ERR_LIMIT`.
+    /// Sessions of the backend `"noop"`, which keeps them in memory. More: `PAR_ERR_LIMIT`.
     max_sessions: 100_000, 1 to 10_000_000;
+    /// Sessions that another backend keeps in memory, too, to continue them without reading; those used last.
+    cached_sessions: 1_000, 1 to 10_000_000;
     /// Finished runs that `runs.list` remembers.
     finished_runs: 256, 0 to 100_000;
 }

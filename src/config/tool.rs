@@ -131,6 +131,17 @@ pub enum Effect {
     Once,
 }
 
+impl Effect {
+    /// As it is written and stored.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pure => "pure",
+            Self::Idempotent => "idempotent",
+            Self::Once => "once",
+        }
+    }
+}
+
 impl ToolConfig {
     /// Parses and checks a tool. That the schemas are schemas is checked where they are compiled.
     pub fn from_json(text: &str) -> Result<Self> {

@@ -1,10 +1,11 @@
-//! The one way an event leaves a run: numbered, encoded once, to the run's stream and to the hub.
+//! The one way an event leaves a run: numbered, encoded once, to the run's stream, to its log and to the hub.
 //!
 //! A run and the runs below it share a [`Channel`]: one stream, one numbering. Each has an [`Emitter`] of its own, which
 //! knows how its events are addressed.
 
 use super::{Hub, Queue};
 use crate::config::{Events, Overflow};
+use crate::store::RunLog;
 use crate::types::{Envelope, EventBody};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub struct Emitter {
 struct Channel {
     queue: Option<Arc<Queue>>,
     hub: Arc<Hub>,
+    log: Option<Arc<RunLog>>,
     wishes: Wishes,
     // Held for the time it takes to encode one event, never across an await.
     state: Mutex<State>,
@@ -62,11 +64,26 @@ impl Default for Wishes {
     }
 }
 
+/// A terminal event that nobody was told yet.
+pub struct Sealed(Vec<u8>);
+
 impl Emitter {
     /// The emitter of one run. Without a `queue` the run is blocking and only the hub sees its events.
     pub fn new(envelope: Envelope, queue: Option<Arc<Queue>>, hub: Arc<Hub>, wishes: Wishes) -> Self {
-        let state = Mutex::new(State { next_seq: 1, held: None, scratch: Vec::new() });
-        Self { envelope, depth: 0, channel: Arc::new(Channel { queue, hub, wishes, state }) }
+        Self::with_log(envelope, queue, hub, wishes, None, 0)
+    }
+
+    /// The same, with a log that keeps the events. `last_seq`: the number of the run's last event so far.
+    pub fn with_log(
+        envelope: Envelope,
+        queue: Option<Arc<Queue>>,
+        hub: Arc<Hub>,
+        wishes: Wishes,
+        log: Option<Arc<RunLog>>,
+        last_seq: u64,
+    ) -> Self {
+        let state = Mutex::new(State { next_seq: last_seq + 1, held: None, scratch: Vec::new() });
+        Self { envelope, depth: 0, channel: Arc::new(Channel { queue, hub, log, wishes, state }) }
     }
 
     /// The emitter of a run below this one.
@@ -115,6 +132,9 @@ impl Emitter {
 
     /// Whether the producer may go on at once.
     pub fn is_ready(&self) -> bool {
+        if self.channel.log.as_ref().is_some_and(|log| !log.has_room()) {
+            return false;
+        }
         match (&self.channel.queue, self.channel.wishes.overflow) {
             (None, _) => true,
             (Some(queue), Overflow::Backpressure) => queue.has_room(),
@@ -127,6 +147,9 @@ impl Emitter {
 
     /// Completes when there is room, or the reader is gone, and writes what was held. Cancel safe.
     pub async fn ready(&self) {
+        if let Some(log) = &self.channel.log {
+            log.room().await;
+        }
         match &self.channel.queue {
             Some(queue) => queue.room().await,
             None => return,
@@ -143,14 +166,42 @@ impl Emitter {
     pub fn finish(&self, body: &EventBody<'_>) {
         let mut state = self.channel.state.lock();
         self.flush(&mut state);
-        if !self.encode(&mut state, body, self.channel.queue.is_some()) {
-            return;
+        if self.encode(&mut state, body, self.channel.queue.is_some()) {
+            self.tell_end(&state.scratch);
         }
+    }
+
+    /// Numbers and keeps the one terminal event, and tells nobody yet.
+    pub fn seal(&self, body: &EventBody<'_>) -> Sealed {
+        let mut state = self.channel.state.lock();
+        self.flush(&mut state);
+        match self.encode(&mut state, body, self.channel.queue.is_some()) {
+            true => Sealed(state.scratch.clone()),
+            false => Sealed(Vec::new()),
+        }
+    }
+
+    /// Tells the terminal event.
+    pub fn unseal(&self, sealed: &Sealed) {
+        if !sealed.0.is_empty() {
+            self.tell_end(&sealed.0);
+        }
+    }
+
+    /// Tells another terminal event in the place of one that was sealed and could not be kept.
+    pub fn unseal_as(&self, body: &EventBody<'_>) {
+        let seq = self.channel.state.lock().next_seq - 1;
+        let mut event = Vec::new();
+        self.envelope.write(seq, body, &mut event);
+        self.tell_end(&event);
+    }
+
+    fn tell_end(&self, event: &[u8]) {
         if let Some(queue) = &self.channel.queue {
-            queue.stage_terminal(&state.scratch);
+            queue.stage_terminal(event);
         }
         if self.channel.hub.is_active() {
-            self.channel.hub.publish(&state.scratch);
+            self.channel.hub.publish(event);
         }
     }
 
@@ -206,11 +257,19 @@ impl Emitter {
         }
     }
 
-    /// Numbers the event, and encodes it unless neither the queue nor anybody else takes it.
+    /// Numbers the event and keeps it, and encodes it unless neither the queue nor anybody else takes it.
     fn encode(&self, state: &mut State, body: &EventBody<'_>, queued: bool) -> bool {
         let seq = state.next_seq;
         state.next_seq += 1;
-        if !queued && !self.channel.hub.is_active() {
+        let mut log = self.channel.log.as_ref();
+        // Pieces are joined before they are kept.
+        if let Some(keeps) = log
+            && let Some((piece, text)) = body.as_piece()
+        {
+            keeps.piece(&self.envelope, seq, piece, text);
+            log = None;
+        }
+        if !queued && log.is_none() && !self.channel.hub.is_active() {
             return false;
         }
         if state.scratch.capacity() == 0 {
@@ -218,6 +277,9 @@ impl Emitter {
         }
         state.scratch.clear();
         self.envelope.write(seq, body, &mut state.scratch);
+        if let Some(log) = log {
+            log.event(seq, body.kind(), &state.scratch);
+        }
         true
     }
 

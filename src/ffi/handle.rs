@@ -151,11 +151,11 @@ mod tests {
 
     #[test]
     fn a_freed_handle_stays_an_error_while_thousands_come_and_go() {
-        let first = new_runtime(Runtime::create("{}").unwrap()).unwrap();
+        let first = new_runtime(Runtime::create(r#"{"persistence": "noop"}"#).unwrap()).unwrap();
         assert!(take_runtime(first).is_some());
         assert!(take_runtime(first).is_none());
         for _ in 0..QUARANTINE {
-            let other = new_runtime(Runtime::create("{}").unwrap()).unwrap();
+            let other = new_runtime(Runtime::create(r#"{"persistence": "noop"}"#).unwrap()).unwrap();
             assert_ne!(other, first);
             drop(take_runtime(other));
         }
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn what_is_no_handle_is_told() {
-        let handle = new_runtime(Runtime::create("{}").unwrap()).unwrap();
+        let handle = new_runtime(Runtime::create(r#"{"persistence": "noop"}"#).unwrap()).unwrap();
         assert_eq!(stream(handle.cast()).err().unwrap().status(), Status::BadHandle);
         assert!(take_stream(handle.cast()).is_none());
         for wrong in [handle.addr() + 1, handle.addr() - 8, 1, usize::MAX] {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What closing came to; `close` in `par_runtime_info`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct CloseReport {
     /// 0 if everything ended as it should.
     pub exit_code: i32,
@@ -17,6 +17,9 @@ pub struct CloseReport {
     pub runs_cancelled: usize,
     /// Expectations of scripted providers that were not met.
     pub unreached: Vec<String>,
+    /// Why what happened last could not be written, if it could not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unwritten: Option<Error>,
     /// How long it took.
     pub duration_ms: u64,
 }
@@ -111,15 +114,17 @@ fn run(core: &Arc<Core>) {
         workers.shutdown_timeout(Duration::from_millis(500));
     }
     core.drivers.clear();
+    let unwritten = core.store.close().err();
     core.inbox.push_terminal(br#"{"type":"closed"}"#);
     core.callbacks.stop(None);
     core.hub.clear();
     core.log.clear();
     let unreached: Vec<String> = core.providers.read().values().filter_map(|provider| provider.unreached()).collect();
     let report = CloseReport {
-        exit_code: i32::from(!unreached.is_empty()),
+        exit_code: i32::from(!unreached.is_empty() || unwritten.is_some()),
         runs_cancelled,
         unreached,
+        unwritten,
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
     *core.closing.phase.lock() = Phase::Closed(report);

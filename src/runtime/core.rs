@@ -17,7 +17,7 @@ use crate::config::{
 use crate::events::{Bounds, Hub, LogSubscriber, Queue};
 use crate::llm::{HttpPool, Provider, Recorder};
 use crate::middleware::Chain;
-use crate::store::{Memory, Store};
+use crate::store::{Store, StoreConfig};
 use crate::tools::{HostDesk, Registered, Registry, Runner, Tool, ToolFailure};
 use crate::types::{AgentId, Error, Result, Status};
 use parking_lot::RwLock;
@@ -71,7 +71,7 @@ pub(super) struct Core {
     /// The provider of models that name none.
     pub default_provider: RwLock<Option<String>>,
     pub tools: Registry,
-    pub store: Arc<dyn Store>,
+    pub store: Arc<Store>,
     pub desk: Arc<HostDesk>,
     pub hub: Arc<Hub>,
     pub log: Arc<LogSubscriber>,
@@ -133,9 +133,17 @@ impl Runtime {
         }
         let limits = config.limits.clone();
         let inbox_bounds = Bounds { events: limits.inbox_queue_events, bytes: usize::MAX };
-        let store: Arc<dyn Store> = Arc::new(Memory::new(limits.max_sessions, limits.max_blob_bytes));
-        let builtin = crate::tools::builtin::all(&store)?;
         let id = crate::types::RunId::generate().to_string();
+        let store = Arc::new(Store::open(&StoreConfig {
+            persistence: &config.persistence,
+            durability: config.durability,
+            writer: config.writer,
+            event_retention_seconds: config.event_retention_seconds,
+            retention: config.retention,
+            limits: &limits,
+            owner: &id,
+        })?);
+        let builtin = crate::tools::builtin::all(&store)?;
         let ledgers = config
             .budget
             .filter(|budget| !budget.is_unlimited())
@@ -200,7 +208,10 @@ impl Runtime {
     pub fn register_agent(&self, definition: &str) -> Result<()> {
         let core = self.core();
         core.closing.check_open()?;
-        core.agents.add(core, AgentConfig::from_json(definition)?)
+        let agent = AgentConfig::from_json(definition)?;
+        let id = agent.id.clone();
+        core.agents.add(core, agent)?;
+        if core.config.resume_unfinished { core.resume_all(id) } else { Ok(()) }
     }
 
     /// Removes an agent. Its runs go on.
@@ -363,6 +374,7 @@ impl Runtime {
             "approvals_open": core.approvals.list().len(),
             "inbox": {"queued": inbox_queued, "dropped": inbox_dropped},
             "callbacks": {"queued": core.callbacks.queued()},
+            "store": core.store.info(),
             "limits": core.limits(),
         });
         let (state, report) = match core.closing.phase() {

@@ -2,11 +2,12 @@
 
 use super::core::{Core, Runtime};
 use super::parallel::Dispatch;
+use super::stored;
 use super::stream::{Answer, Stream};
 use crate::config::{self, Decision, EmbedCall, ParallelRequest, RunRequest, ToolConfig, strict};
 use crate::events::{Emitter, Wishes};
 use crate::llm::HttpPool;
-use crate::types::{self, AgentId, Cancel, Envelope, Error, Result, RunId, SessionId, Status};
+use crate::types::{self, AgentId, Cancel, Envelope, Error, Result, RunId, Status};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -52,13 +53,25 @@ methods! {
     "providers.list" ProvidersList(NoParams): "the configured model providers";
     "providers.remove" ProvidersRemove(ProviderParams): "removes a model provider; runs under way keep it";
     "providers.set_default" ProvidersSetDefault(ProviderParams): "makes a provider that of models that name none";
+    "events.dead_letters" EventsDeadLetters(stored::PageParams): "events that could not be delivered, oldest first";
+    "events.export" EventsExport(stored::ExportParams): "writes stored events to a file, one JSON object a line";
+    "events.query" EventsQuery(stored::QueryParams): "stored events, oldest first";
+    "runs.abandon" RunsAbandon(stored::RunKey): "ends a run that its process did not live to end, and that nobody will resume";
     "runs.cancel" RunsCancel(CancelParams): "cancels a living run, at once or after its turn";
     "runs.detach" RunsDetach(RunParams): "lets a run go on when its stream is freed; runs.get then has its result";
-    "runs.get" RunsGet(RunParams): "one living or lately ended run";
-    "runs.list" RunsList(NoParams): "living runs, then those that ended lately, newest first";
-    "sessions.delete" SessionsDelete(SessionParams): "forgets a session";
-    "sessions.get" SessionsGet(SessionParams): "a session with its messages";
-    "sessions.list" SessionsList(NoParams): "every session";
+    "runs.get" RunsGet(stored::RunKey): "one run, and what came of it";
+    "runs.list" RunsList(stored::RunsParams): "runs, newest first";
+    "runs.resume" RunsResume(stored::RunKey): "goes on with a run that its process did not live to end, and answers its result";
+    "sessions.create" SessionsCreate(stored::SessionParams): "makes an empty session";
+    "sessions.delete" SessionsDelete(stored::SessionParams): "forgets a session, and blanks the events of its runs";
+    "sessions.export" SessionsExport(stored::SessionParams): "a session with its messages, runs and events";
+    "sessions.fork" SessionsFork(stored::ForkParams): "copies a session, or its beginning, to a new one";
+    "sessions.get" SessionsGet(stored::SessionParams): "a session with its messages";
+    "sessions.list" SessionsList(stored::ScopePageParams): "the sessions of a scope, those used last first";
+    "store.backup" StoreBackup(stored::BackupParams): "copies the whole database into a new file while it is in use";
+    "store.info" StoreInfo(NoParams): "how the store is doing, and how much is in it";
+    "store.prune" StorePrune(stored::PruneParams): "removes what is too old, now";
+    "store.verify" StoreVerify(NoParams): "looks for whatever is wrong with what is stored";
     "tools.list" ToolsList(NoParams): "the registered tools";
     "tools.replace" ToolsReplace(ReplaceParams): "puts a host tool in the place of the one of that name; runs under way keep theirs";
 }
@@ -103,14 +116,6 @@ enum CancelWhen {
     Now,
     /// When the model has answered and its tools have run.
     AfterTurn,
-}
-
-/// Parameters of a method about one session.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct SessionParams {
-    /// The session.
-    session: SessionId,
 }
 
 /// Parameters of a method about one agent.
@@ -205,6 +210,10 @@ impl Runtime {
     /// Starts a method: a stream that ends with its answer.
     pub fn call_start(&self, method: &str, params: &str) -> Result<Stream> {
         let call = self.check_call(method, params)?;
+        if let Call::RunsResume(stored::RunKey { scope, run_id }) = &call {
+            // Its events are those of the run itself.
+            return self.resume_stream(scope, run_id);
+        }
         // The task must not keep the runtime open: it holds the core, not a handle.
         let core = Arc::clone(self.core());
         self.core().start_task(move |run_id, emitter, cancel| async move {
@@ -236,7 +245,11 @@ impl Runtime {
 
     /// A living or lately ended run, as JSON.
     pub fn run_status(&self, run_id: &str) -> Answer {
-        self.core().run_status(run_id)
+        // Without asking the store, where that is not needed.
+        match self.core().runs.get(run_id) {
+            Some(run) => serde_json::to_string(&run).map_err(|error| Error::internal(error.to_string())),
+            None => self.call("runs.get", &json!({"run_id": run_id}).to_string(), None),
+        }
     }
 
     fn check_call(&self, method: &str, params: &str) -> Result<Call> {
@@ -310,21 +323,29 @@ async fn answer(core: &Arc<Core>, call: Call, caller: &Caller<'_>) -> Answer {
             core.runs.control(&run_id)?.detach();
             json!({"detached": true})
         }
-        Call::RunsGet(RunParams { run_id }) => return core.run_status(&run_id),
-        Call::RunsList(NoParams {}) => list(core.runs.list().into_iter().map(|run| json!(run)).collect()),
-        Call::SessionsDelete(SessionParams { session }) => {
-            if !core.store.delete(&session).await? {
-                return Err(no_session(&session));
-            }
-            json!({"deleted": true})
+        Call::EventsDeadLetters(params) => core.dead_letters(params).await?,
+        Call::EventsExport(params) => core.export_events(params).await?,
+        Call::EventsQuery(params) => return core.query_events(params).await,
+        Call::RunsAbandon(params) => core.abandon_run(params).await?,
+        Call::RunsGet(params) => core.run_json(&params).await?,
+        Call::RunsList(params) => core.list_runs(params).await?,
+        Call::RunsResume(stored::RunKey { scope, run_id }) => {
+            let has_stream = caller.emitter.queue().is_some();
+            return core.resume(&scope, &run_id, has_stream, caller.http, caller.cancel).await;
         }
-        Call::SessionsGet(SessionParams { session }) => match core.store.get(&session).await? {
-            Some(transcript) => json!({"id": session, "messages": transcript}),
-            None => return Err(no_session(&session)),
-        },
-        Call::SessionsList(NoParams {}) => {
-            list(core.store.list().await?.into_iter().map(|session| json!(session)).collect())
+        Call::SessionsCreate(params) => core.create_session(params).await?,
+        Call::SessionsExport(params) => core.export_session(params).await?,
+        Call::SessionsFork(params) => core.fork_session(params).await?,
+        Call::StoreBackup(params) => core.back_up(params).await?,
+        Call::StoreInfo(NoParams {}) => core.store_json().await?,
+        Call::StorePrune(params) => core.prune(params).await?,
+        Call::StoreVerify(NoParams {}) => {
+            let problems = core.store.verify().await?;
+            json!({"ok": problems.is_empty(), "problems": problems})
         }
+        Call::SessionsDelete(params) => core.delete_session(params).await?,
+        Call::SessionsGet(params) => core.session_json(params).await?,
+        Call::SessionsList(params) => core.list_sessions(params).await?,
         Call::ToolsList(NoParams {}) => list(core.tools.list().iter().map(|tool| json!(tool.config)).collect()),
         Call::ToolsReplace(ReplaceParams { tool }) => {
             core.replace_tool(ToolConfig::from_value(&tool, "params.tool")?)?;
@@ -367,14 +388,6 @@ impl Core {
         )
     }
 
-    fn run_status(&self, run_id: &str) -> Answer {
-        match self.runs.get(run_id) {
-            Some(run) => serde_json::to_string(&run).map_err(|error| Error::internal(error.to_string())),
-            None => Err(Error::new(Status::NotFound, format!("no run {run_id:?} lives or ended lately"))
-                .with_hint("runs.list tells which are known; limits.finished_runs says how many ended ones are kept")),
-        }
-    }
-
     fn metrics_snapshot(&self) -> Value {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         json!({
@@ -388,12 +401,7 @@ impl Core {
     }
 }
 
-fn no_session(session: &SessionId) -> Error {
-    Error::new(Status::NotFound, format!("there is no session {session:?}"))
-        .with_hint("sessions.list tells which there are")
-}
-
-fn list(items: Vec<Value>) -> Value {
+pub(super) fn list(items: Vec<Value>) -> Value {
     json!({"items": items})
 }
 

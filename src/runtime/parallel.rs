@@ -35,15 +35,16 @@ struct Ended {
 
 impl Dispatch<'_> {
     /// Runs them all and answers what came of each, in the order of the requests.
-    pub async fn run(&self, request: ParallelRequest, requests: Vec<RunRequest>) -> Answer {
+    pub async fn run(&self, dispatch: ParallelRequest, requests: Vec<RunRequest>) -> Answer {
         let has_stream = self.emitter.queue().is_some();
         let mut prepared = Vec::with_capacity(requests.len());
         for (index, request) in requests.into_iter().enumerate() {
             let path = format!("params.specs[{index}]");
             request.refuse_stream_keys(&path, "the runs share one", "leave it out")?;
-            prepared.push((index, self.core.prepare(request, &path, has_stream)?));
+            let text = dispatch.specs.get(index).map(Value::to_string).unwrap_or_default();
+            prepared.push((index, self.core.prepare(request, text.into(), &path, has_stream)?));
         }
-        if let Merge::Agent { agent, .. } = &request.merge {
+        if let Merge::Agent { agent, .. } = &dispatch.merge {
             // Better said now than when everything has run.
             self.core.agents.setup(self.core, &AgentId::from(agent.as_str()), "params.merge.agent")?;
         }
@@ -54,14 +55,14 @@ impl Dispatch<'_> {
         let mut running = FuturesUnordered::new();
         let mut ended: Vec<Ended> = Vec::with_capacity(total);
         loop {
-            while running.len() < request.parallel_limit
+            while running.len() < dispatch.parallel_limit
                 && !together.is_cancelled()
                 && let Some((index, prepared)) = waiting.next()
             {
                 running.push(self.one(index, prepared, together.clone()));
             }
             let Some(one) = running.next().await else { break };
-            if one.outcome.is_err() && request.failure_policy == FailurePolicy::FailFast {
+            if one.outcome.is_err() && dispatch.failure_policy == FailurePolicy::FailFast {
                 together.cancel("another run of the dispatch failed");
             }
             ended.push(one);
@@ -78,7 +79,7 @@ impl Dispatch<'_> {
         let mut whole = json!({"succeeded": count("completed"), "failed": count("failed"),
                                "cancelled": count("cancelled"), "results": results});
         // The answers are worth having also when they could not be merged.
-        let (key, value) = match self.merge(&request.merge, &answers).await {
+        let (key, value) = match self.merge(&dispatch.merge, &answers).await {
             Ok(merged) => ("merged", merged),
             Err(error) => ("merge_error", json!(error)),
         };
@@ -90,7 +91,7 @@ impl Dispatch<'_> {
 
     async fn one(&self, index: usize, prepared: Prepared, together: Cancel) -> Ended {
         let control = Arc::clone(&prepared.control);
-        let (mut spec, live, _) = prepared.into_spec(self.core, None);
+        let (mut spec, live, _) = prepared.into_spec(self.core, None).await;
         spec.path = vec![index.to_string()];
         let envelope = Envelope::below(&spec.run_id, self.run_id, &spec.path, spec.tag.as_deref());
         let emitter = self.emitter.child(envelope);
@@ -133,9 +134,11 @@ impl Dispatch<'_> {
                 for (index, result) in answers.iter().enumerate() {
                     input.push_str(&format!("\n\nAnswer {}:\n{}", index + 1, result.text));
                 }
-                let request = RunRequest::from_value(&json!({"agent": agent, "input": input}), "params.merge")?;
+                let request = json!({"agent": agent, "input": input});
+                let text = request.to_string().into();
+                let request = RunRequest::from_value(&request, "params.merge")?;
                 let has_stream = self.emitter.queue().is_some();
-                let prepared = self.core.prepare(request, "params.merge", has_stream)?;
+                let prepared = self.core.prepare(request, text, "params.merge", has_stream)?;
                 let merged = self.one(answers.len(), prepared, self.cancel.child()).await;
                 json!(merged.outcome.map_err(|failure| failure.error)?.text)
             }

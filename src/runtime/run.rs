@@ -7,11 +7,13 @@ use super::stream::{Answer, Ended, Outcome, Stream, lost_answer, result_json};
 use crate::agent::{
     self, ANSWER_TOOL, Control, Ledger, Means, Meter, Offer, Prompt, RunSpec, Setup, Spent, Structured, execute,
 };
-use crate::config::{Mode, Notify, RunRequest};
+use crate::config::{Mode, Notify, RunRequest, SessionBusy};
 use crate::events::{Batched, Bounds, Emitter, Queue, Wishes, flush_soon};
+use crate::llm::HttpPool;
 use crate::runtime::CallbackSlot;
+use crate::store::{RunBegin, RunLog, Unfinished};
 use crate::tools::Runner;
-use crate::types::{AgentId, Cancel, Envelope, Error, EventBody, Result, RunId, Status, Usage};
+use crate::types::{AgentId, Cancel, Envelope, Error, EventBody, Result, RunId, Status, Usage, now_ms};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
@@ -24,6 +26,12 @@ use tokio::time::Instant;
 /// A request whose names are resolved: nothing that can be known to be wrong is left.
 pub(super) struct Prepared {
     request: RunRequest,
+    /// The request as the host wrote it.
+    text: Arc<str>,
+    /// Whether the host chose the run's id.
+    has_chosen_id: bool,
+    /// What it goes on from.
+    pub resumed: Option<Resumed>,
     pub run_id: RunId,
     tag: Option<Box<RawValue>>,
     setup: Arc<Setup>,
@@ -34,6 +42,16 @@ pub(super) struct Prepared {
     live: LiveRun,
 }
 
+/// What a run goes on from.
+pub(super) struct Resumed {
+    pub run: Box<Unfinished>,
+    pub log: Arc<RunLog>,
+    /// What it had consumed.
+    pub usage: Usage,
+    /// Model requests it had made.
+    pub requests: u64,
+}
+
 impl Runtime {
     /// Runs an agent on the calling thread and answers its result as JSON.
     ///
@@ -41,27 +59,19 @@ impl Runtime {
     pub fn invoke(&self, request: &str, timeout: Option<Duration>) -> Answer {
         let core = self.core();
         let prepared = self.prepare(request, false)?;
-        let run_id = prepared.run_id.clone();
-        core.drivers.block_on(&core.log, |http| async move {
-            let (spec, live, wishes) = prepared.into_spec(core, timeout);
-            let envelope = Envelope::new(&spec.run_id, spec.tag.as_deref());
-            let emitter = Emitter::new(envelope, None, Arc::clone(&core.hub), wishes);
-            let conclude = |outcome: &agent::Outcome| {
-                core.conclude(outcome, live, &spec.control);
-                match outcome {
-                    Ok(result) => result_json(&run_id, result),
-                    Err(failure) => Err(failure.error.clone()),
-                }
-            };
-            execute(&spec, &emitter, &http, conclude).await
-        })
+        core.drivers.block_on(&core.log, |http| async move { core.run(prepared, timeout, &http).await })
     }
 
     /// Starts an agent and hands out the reader's end of its events.
     pub fn stream(&self, request: &str) -> Result<Stream> {
+        self.core().handle()?;
+        self.launch(self.prepare(request, true)?)
+    }
+
+    /// Starts what was prepared.
+    pub(super) fn launch(&self, prepared: Prepared) -> Result<Stream> {
         let core = self.core();
         let handle = core.handle()?;
-        let prepared = self.prepare(request, true)?;
         let limits = core.limits();
         let queue =
             Arc::new(Queue::new(Bounds { events: limits.stream_queue_events, bytes: limits.stream_queue_bytes }));
@@ -76,9 +86,8 @@ impl Runtime {
         let batched = Arc::clone(&queue);
         let core = Arc::clone(core);
         let run = async move {
-            let (spec, live, wishes) = prepared.into_spec(&core, None);
-            let envelope = Envelope::new(&spec.run_id, spec.tag.as_deref());
-            let emitter = Emitter::new(envelope, Some(queue), Arc::clone(&core.hub), wishes);
+            let (spec, live, wishes) = prepared.into_spec(&core, None).await;
+            let emitter = core.emitter(&spec, Some(queue), wishes);
             let conclude = |outcome: &agent::Outcome| {
                 core.conclude(outcome, live, &spec.control);
                 let ended = outcome.as_ref().map(|result| Outcome::Run(Box::new(result.clone())));
@@ -100,6 +109,7 @@ impl Runtime {
         let core = self.core();
         core.closing.check_open()?;
         core.limits().check_input(request.len())?;
+        let text = Arc::from(request);
         let request = RunRequest::from_json(request)?;
         if !is_stream {
             request.refuse_stream_keys(
@@ -108,13 +118,21 @@ impl Runtime {
                 "leave it out, or use par_stream_start",
             )?;
         }
-        core.prepare(request, "request", is_stream)
+        core.prepare(request, text, "request", is_stream)
     }
 }
 
 impl Core {
     /// Resolves a request. `has_stream`: whether host work can go to a stream.
-    pub(super) fn prepare(&self, mut request: RunRequest, path: &str, has_stream: bool) -> Result<Prepared> {
+    pub(super) fn prepare(
+        &self,
+        mut request: RunRequest,
+        text: Arc<str>,
+        path: &str,
+        has_stream: bool,
+    ) -> Result<Prepared> {
+        // Nothing is begun that could not be kept.
+        self.store.check()?;
         // Asked for on the way to every run, so it is not put together for the usual place.
         let at = |key: &'static str| match (path, key) {
             ("request", "agent") => Cow::Borrowed("request.agent"),
@@ -158,6 +176,7 @@ impl Core {
             Some(_) | None => Map::new(),
         };
         let prompt = Prompt::of_request(&setup, &self.id, &variables, &at("variables"))?;
+        let has_chosen_id = request.run_id.is_some();
         let run_id = request.run_id.take().unwrap_or_else(RunId::generate);
         let tag = request
             .tag
@@ -166,12 +185,32 @@ impl Core {
             .transpose()
             .map_err(|error| Error::internal(error.to_string()))?;
         let control = Arc::new(Control::new(self.scope.cancel().child(), self.limits().max_steering_messages));
-        let live = self.runs.begin(&run_id, &setup.config.id, request.session.as_ref(), &control, &at("run_id"))?;
+        let live = self.runs.begin(
+            &run_id,
+            &request.scope,
+            &setup.config.id,
+            request.session.as_ref(),
+            &control,
+            &at("run_id"),
+        )?;
         // Closing may have begun meanwhile; then it either sees this run living, or this sees it closing.
         if !self.closing.is_open() {
             return Err(closed());
         }
-        Ok(Prepared { request, run_id, tag, setup, prompt, variables, structured, control, live })
+        Ok(Prepared {
+            request,
+            text,
+            has_chosen_id,
+            resumed: None,
+            run_id,
+            tag,
+            setup,
+            prompt,
+            variables,
+            structured,
+            control,
+            live,
+        })
     }
 
     /// A run without a stream that may call the host needs a way to it; better said now than in the middle.
@@ -220,8 +259,17 @@ impl Core {
 }
 
 impl Prepared {
-    pub(super) fn into_spec(self, core: &Arc<Core>, timeout: Option<Duration>) -> (Box<RunSpec>, LiveRun, Wishes) {
-        let Self { request, run_id, tag, setup, prompt, variables, structured, control, live } = self;
+    pub(super) async fn into_spec(
+        self,
+        core: &Arc<Core>,
+        timeout: Option<Duration>,
+    ) -> (Box<RunSpec>, LiveRun, Wishes) {
+        let (log, refused) = self.log(core).await;
+        let Self { request, resumed, run_id, tag, setup, prompt, variables, structured, control, live, .. } = self;
+        let meter = Meter::new(None);
+        if let Some(resumed) = &resumed {
+            meter.resume(&resumed.usage, setup.profile.price.as_ref(), resumed.requests);
+        }
         let now = Instant::now();
         let asked = request.timeout_ms.map(Duration::from_millis);
         let limit = match (asked, timeout) {
@@ -254,11 +302,16 @@ impl Prepared {
             input: request.input.0,
             variables: Arc::new(variables),
             roles: request.roles.into(),
+            scope: request.scope,
             session: request.session,
+            waits_for_session: request.session_busy == SessionBusy::Wait,
+            log,
+            resumed: resumed.map(|resumed| resumed.run),
+            refused,
             structured,
             generates: request.mode == Mode::Generate,
             account: own.map_or_else(|| core.account.clone(), |own| core.account.with(own)),
-            meter: Meter::new(None),
+            meter,
             session_budget: core.config.session_budget.filter(|budget| !budget.is_unlimited()),
             max_tokens_per_turn: quota.and_then(|quota| quota.max_tokens_per_turn),
             unknown_price: core.config.unknown_price,
@@ -276,9 +329,67 @@ impl Prepared {
         });
         (spec, live, wishes)
     }
+
+    /// Where the run is kept, and why it must not begin: the host chose an id that another run has, or had.
+    async fn log(&self, core: &Core) -> (Option<Arc<RunLog>>, Option<Error>) {
+        if let Some(resumed) = &self.resumed {
+            return (Some(Arc::clone(&resumed.log)), None);
+        }
+        let is_new = match self.has_chosen_id {
+            true => core.store.check_new(&self.run_id).await,
+            false => Ok(true),
+        };
+        match is_new {
+            Ok(true) => {
+                let begin = RunBegin {
+                    run_id: self.run_id.clone(),
+                    scope: self.request.scope.clone(),
+                    session: self.request.session.clone(),
+                    agent: self.setup.config.id.clone(),
+                    started_at_ms: now_ms(),
+                    request: Arc::clone(&self.text),
+                    owner: Arc::clone(&core.shared_id),
+                };
+                (core.store.log(begin, self.request.durability), None)
+            }
+            Ok(false) => {
+                let error = Error::new(Status::Exists, format!("a run with the id {:?} was made before", self.run_id))
+                    .with_path("request.run_id")
+                    .with_hint("a run_id names one run for ever; runs.get tells what came of it");
+                (None, Some(error))
+            }
+            Err(error) => (None, Some(error)),
+        }
+    }
 }
 
 impl Core {
+    /// Runs what was prepared to its end, and answers its result as JSON.
+    pub(super) async fn run(
+        self: &Arc<Self>,
+        prepared: Prepared,
+        timeout: Option<Duration>,
+        http: &HttpPool,
+    ) -> Answer {
+        let run_id = prepared.run_id.clone();
+        let (spec, live, wishes) = prepared.into_spec(self, timeout).await;
+        let emitter = self.emitter(&spec, None, wishes);
+        let conclude = |outcome: &agent::Outcome| {
+            self.conclude(outcome, live, &spec.control);
+            match outcome {
+                Ok(result) => result_json(&run_id, result),
+                Err(failure) => Err(failure.error.clone()),
+            }
+        };
+        execute(&spec, &emitter, http, conclude).await
+    }
+
+    fn emitter(&self, spec: &RunSpec, queue: Option<Arc<Queue>>, wishes: Wishes) -> Emitter {
+        let envelope = Envelope::new(&spec.run_id, spec.tag.as_deref());
+        let last_seq = spec.resumed.as_ref().map_or(0, |run| run.last_seq);
+        Emitter::with_log(envelope, queue, Arc::clone(&self.hub), wishes, spec.log.clone(), last_seq)
+    }
+
     /// Books how a run ended; it lives no more.
     pub(super) fn conclude(&self, outcome: &agent::Outcome, mut live: LiveRun, control: &Control) {
         let (counter, usage) = match outcome {

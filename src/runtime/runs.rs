@@ -1,7 +1,7 @@
 //! Which runs live, and how the last ones ended.
 
 use crate::agent::{Control, Outcome};
-use crate::types::{AgentId, Error, Result, RunId, RunResult, SessionId, Status, now_ms};
+use crate::types::{AgentId, Error, Result, RunId, RunResult, Scope, SessionId, Status, now_ms};
 use parking_lot::{Condvar, Mutex};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -15,6 +15,9 @@ use std::time::Instant;
 pub struct RunInfo {
     /// Its id.
     pub run_id: RunId,
+    /// Whose it is.
+    #[serde(skip)]
+    pub scope: Scope,
     /// Its agent.
     pub agent: AgentId,
     /// Its conversation.
@@ -58,6 +61,7 @@ impl Runs {
     pub fn begin(
         self: &Arc<Self>,
         run_id: &RunId,
+        scope: &Scope,
         agent: &AgentId,
         session: Option<&SessionId>,
         control: &Arc<Control>,
@@ -79,6 +83,7 @@ impl Runs {
         };
         let info = RunInfo {
             run_id: run_id.clone(),
+            scope: scope.clone(),
             agent: agent.clone(),
             session: session.cloned(),
             status: "running",

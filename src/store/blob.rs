@@ -3,32 +3,38 @@
 use sha2::{Digest, Sha256};
 use std::fmt;
 
-/// The SHA-256 of a blob, in hexadecimal.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct BlobId(String);
+/// The SHA-256 of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlobId([u8; 32]);
 
 impl BlobId {
     /// The id of this content.
     pub fn of(content: &[u8]) -> Self {
-        let mut hex = String::with_capacity(64);
-        for byte in Sha256::digest(content) {
-            hex.push_str(&format!("{byte:02x}"));
-        }
-        Self(hex)
+        Self(Sha256::digest(content).into())
+    }
+
+    /// The hash.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 
     /// Reads `par://blob/<hash>`, or the hash alone.
     pub fn from_handle(handle: &str) -> Option<Self> {
-        let hash = handle.trim().trim_start_matches("par://blob/");
-        let legal = hash.len() == 64 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        legal.then(|| Self(hash.to_owned()))
+        let hex = handle.trim().trim_start_matches("par://blob/");
+        let legal = hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let mut hash = [0; 32];
+        for (byte, digits) in hash.iter_mut().zip(hex.as_bytes().chunks_exact(2)).filter(|_| legal) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        legal.then_some(Self(hash))
     }
 }
 
 impl fmt::Display for BlobId {
     /// As a model is given it: `par://blob/<hash>`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "par://blob/{}", self.0)
+        f.write_str("par://blob/")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

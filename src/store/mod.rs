@@ -1,63 +1,538 @@
 //! Floor 2: what outlives a run.
 //!
-//! [`Store`] is the contract that every backend keeps. A run works on a session under a [`SessionLease`]: whoever holds
-//! it is alone, and what it does is kept only by [`SessionLease::commit`]. [`Memory`] keeps sessions as long as the
-//! process lives.
+//! A [`Store`] keeps sessions, runs with their events and tool calls, and large results: in memory, or in a database that
+//! keeps the contract [`Backend`]. A run works on a session under a [`SessionLease`]: whoever holds it is alone, and what it
+//! does is kept only when it is committed. What a run has to say it tells its [`RunLog`], which the one [`Writer`] empties.
+//!
+//! What is kept is append-only with small heads: entries of conversations, and events in blocks chained by hash. A run that
+//! ends is one transaction: its last events, its end, and what it leaves in its session.
 
+mod backend;
 mod blob;
+mod block;
 mod memory;
+mod record;
+mod run_log;
 mod session;
+mod sessions;
+mod sqlite;
+mod writer;
 
+pub use backend::{Backend, Item, Load, SessionLock};
 pub use blob::BlobId;
-pub use memory::Memory;
+pub use block::{BlockHead, EventBlock};
+pub use record::{
+    CallRecord, Cutoffs, DeadLetter, EventFilter, Listed, Page, Problem, Pruned, RunBegin, RunEnd, RunFilter,
+    RunStatus, SessionCommit, SessionInfo, SessionKey, StoreSize, StoredRun, StoredSession, Unfinished,
+};
+pub use run_log::{RunLog, RunWrite};
 pub use session::{Prefix, Session};
+pub use sessions::SessionLease;
+pub use sqlite::Sqlite;
+pub use writer::{Counts, Retention, Writer};
 
-use crate::types::{Result, SessionId, Transcript};
-use futures_util::future::BoxFuture;
+use crate::config::{Durability, Limits, Persistence, RetentionConfig, WriterConfig};
+use crate::types::{Error, EventKind, Result, RunId, SessionId, Status, Transcript, now_ms};
+use memory::Blobs;
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::value::RawValue;
+use sessions::Sessions;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The persistence contract.
-pub trait Store: Send + Sync {
-    /// Waits until nobody else works on the session, creating it if it is new. First come, first served.
-    fn lease<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<Box<dyn SessionLease>>>;
+/// See the module's head.
+pub struct Store {
+    sessions: Sessions,
+    blobs: Blobs,
+    durable: Option<Durable>,
+}
 
-    /// Every session, by id.
-    fn list(&self) -> BoxFuture<'_, Result<Vec<SessionInfo>>>;
+struct Durable {
+    backend: Arc<dyn Backend>,
+    writer: Arc<Writer>,
+    durability: Durability,
+}
+
+/// What a store is made of.
+#[derive(Clone, Debug)]
+pub struct StoreConfig<'a> {
+    /// Where.
+    pub persistence: &'a Persistence,
+    /// When, where a run does not say.
+    pub durability: Durability,
+    /// How what is to be written waits.
+    pub writer: WriterConfig,
+    /// Seconds that events are kept.
+    pub event_retention_seconds: f64,
+    /// How long the rest is.
+    pub retention: RetentionConfig,
+    /// The bounds.
+    pub limits: &'a Limits,
+    /// The runtime's name, which nothing else ever had.
+    pub owner: &'a str,
+}
+
+/// How the store is doing; part of `par_runtime_info`.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct StoreInfo {
+    /// `noop`, `sqlite` or `postgres`.
+    pub backend: &'static str,
+    /// Whether it can be written to.
+    pub ok: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Error>,
+    /// Events that wait to be written.
+    pub backlog: usize,
+    /// What was written.
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+/// A place between two stored events: the block's number and the number of the last event in it that was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventCursor {
+    block: i64,
+    seq: u64,
+}
+
+impl EventCursor {
+    /// Reads what [`EventCursor::to_string`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (block, seq) = text.split_once('.')?;
+        Some(Self { block: block.parse().ok()?, seq: seq.parse().ok()? })
+    }
+}
+
+impl std::fmt::Display for EventCursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.block, self.seq)
+    }
+}
+
+impl Store {
+    /// Opens what is configured; a database is made, or brought to this version.
+    pub fn open(config: &StoreConfig<'_>) -> Result<Self> {
+        let backend: Option<Arc<dyn Backend>> = match config.persistence {
+            Persistence::Noop => None,
+            Persistence::Sqlite { path } => Some(Arc::new(Sqlite::open(path, config.owner)?)),
+        };
+        Ok(Self::with_backend(backend, config))
+    }
+
+    /// A store on this backend; without one, in memory.
+    pub fn with_backend(backend: Option<Arc<dyn Backend>>, config: &StoreConfig<'_>) -> Self {
+        let limits = config.limits;
+        let most = if backend.is_some() { limits.cached_sessions } else { limits.max_sessions };
+        let retention = Retention { events_seconds: config.event_retention_seconds, rest: config.retention };
+        let durable = backend.clone().map(|backend| Durable {
+            writer: Writer::new(Arc::clone(&backend), config.writer, retention),
+            backend,
+            durability: config.durability,
+        });
+        Self { sessions: Sessions::new(backend, most), blobs: Blobs::new(limits.max_blob_bytes), durable }
+    }
+
+    /// A store in memory.
+    pub fn in_memory(limits: &Limits) -> Self {
+        let persistence = Persistence::Noop;
+        Self::with_backend(
+            None,
+            &StoreConfig {
+                persistence: &persistence,
+                durability: Durability::default(),
+                writer: WriterConfig::default(),
+                event_retention_seconds: 0.0,
+                retention: RetentionConfig::default(),
+                limits,
+                owner: "",
+            },
+        )
+    }
+
+    /// How it is doing.
+    pub fn info(&self) -> StoreInfo {
+        match &self.durable {
+            None => StoreInfo { backend: "noop", ok: true, error: None, backlog: 0, counts: Counts::default() },
+            Some(Durable { backend, writer, .. }) => {
+                let error = writer.failure();
+                let backlog = writer.backlog();
+                StoreInfo { backend: backend.name(), ok: error.is_none(), error, backlog, counts: writer.counts() }
+            }
+        }
+    }
+
+    /// Refuses new work while nothing can be written.
+    pub fn check(&self) -> Result<()> {
+        self.durable.as_ref().map_or(Ok(()), |durable| durable.writer.check())
+    }
+
+    /// Writes what waits, and ends. An error: what could not be written.
+    pub fn close(&self) -> Result<()> {
+        self.durable.as_ref().map_or(Ok(()), |durable| durable.writer.close())
+    }
+
+    // ---- runs
+
+    /// The log of a run that begins; none if nothing is kept.
+    pub fn log(&self, begin: RunBegin, durability: Option<Durability>) -> Option<Arc<RunLog>> {
+        let Durable { writer, durability: usual, .. } = self.durable.as_ref()?;
+        Some(RunLog::new(begin, durability.unwrap_or(*usual), Arc::clone(writer)))
+    }
+
+    /// The log of a run that goes on, as `owner`'s. None if another runtime has taken it over.
+    pub async fn adopt(
+        &self,
+        run: &Unfinished,
+        owner: &Arc<str>,
+        durability: Option<Durability>,
+    ) -> Result<Option<Arc<RunLog>>> {
+        let Durable { writer, durability: usual, .. } = self.durable()?;
+        let (run_id, from) = (run.begin.run_id.clone(), Arc::clone(&run.begin.owner));
+        let to = Arc::clone(owner);
+        if !writer.run(move |backend| backend.adopt(&run_id, &from, &to)).await? {
+            return Ok(None);
+        }
+        let begin = RunBegin { owner: Arc::clone(owner), ..run.begin.clone() };
+        Ok(Some(RunLog::resumed(begin, durability.unwrap_or(*usual), Arc::clone(writer), run.chain)))
+    }
+
+    /// Whether no stored run has this id.
+    pub async fn check_new(&self, run_id: &RunId) -> Result<bool> {
+        match &self.durable {
+            None => Ok(true),
+            Some(Durable { backend, writer, .. }) => {
+                writer.flush(false).await?;
+                Ok(!backend.has_run(run_id).await?)
+            }
+        }
+    }
+
+    /// One stored run; none also where nothing is kept.
+    pub async fn run(&self, scope: &str, run_id: &RunId) -> Result<Option<StoredRun>> {
+        match &self.durable {
+            None => Ok(None),
+            Some(Durable { backend, writer, .. }) => {
+                writer.flush(false).await?;
+                backend.run(scope, run_id).await
+            }
+        }
+    }
+
+    /// Stored runs, newest first; none where nothing is kept.
+    pub async fn runs(&self, filter: &RunFilter, page: Page) -> Result<Option<Listed<StoredRun>>> {
+        match &self.durable {
+            None => Ok(None),
+            Some(Durable { backend, writer, .. }) => {
+                writer.flush(false).await?;
+                backend.runs(filter, page).await.map(Some)
+            }
+        }
+    }
+
+    /// Runs that have not ended although their runtime lives no more.
+    pub async fn orphans(&self, agent: Option<&crate::types::AgentId>) -> Result<Vec<StoredRun>> {
+        match &self.durable {
+            None => Ok(Vec::new()),
+            Some(durable) => durable.backend.orphans(agent).await,
+        }
+    }
+
+    /// A run that has not ended.
+    pub async fn unfinished(&self, run_id: &RunId) -> Result<Option<Unfinished>> {
+        self.durable()?.backend.unfinished(run_id).await
+    }
+
+    /// Whether a runtime lives.
+    pub async fn is_alive(&self, owner: &str) -> Result<bool> {
+        self.durable()?.backend.is_alive(owner).await
+    }
+
+    /// Ends a run that nobody will resume. False if it has ended, or its runtime lives.
+    pub async fn abandon(&self, run_id: &RunId, error: &Error) -> Result<bool> {
+        let run_id = run_id.clone();
+        let error = serde_json::to_string(error).unwrap_or_default();
+        self.durable()?.writer.run(move |backend| backend.abandon(&run_id, &error, now_ms())).await
+    }
+
+    // ---- sessions
+
+    /// Waits until nobody else works on the session, creating it if it is new. `waits`: or else fails if somebody does.
+    pub async fn lease(&self, key: &SessionKey, waits: bool) -> Result<SessionLease> {
+        self.sessions.lease(key, waits).await
+    }
+
+    /// A scope's sessions.
+    pub async fn sessions(&self, scope: &str, page: Page) -> Result<Listed<SessionInfo>> {
+        match &self.durable {
+            None => {
+                let skipped = page.after.and_then(|after| usize::try_from(after).ok()).unwrap_or(0);
+                let mut items: Vec<_> =
+                    self.sessions.list(scope).into_iter().skip(skipped).take(page.limit.saturating_add(1)).collect();
+                let more = items.len() > page.limit;
+                items.truncate(page.limit);
+                let next = more.then(|| i64::try_from(skipped + page.limit).unwrap_or(i64::MAX));
+                Ok(Listed { items, next })
+            }
+            Some(Durable { backend, writer, .. }) => {
+                writer.flush(false).await?;
+                backend.sessions(scope, page).await
+            }
+        }
+    }
 
     /// What was committed to a session.
-    fn get<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<Option<Transcript>>>;
+    pub async fn get(&self, key: &SessionKey) -> Result<Option<Transcript>> {
+        match &self.durable {
+            None => Ok(self.sessions.get(key)),
+            Some(Durable { backend, writer, .. }) => {
+                writer.flush(false).await?;
+                match backend.load_session(key, None).await? {
+                    Load::Session(stored) => {
+                        Session::restore(key, &stored.head, &stored.entries).map(|session| Some(session.transcript))
+                    }
+                    Load::Absent | Load::Unchanged => Ok(None),
+                }
+            }
+        }
+    }
 
-    /// Forgets a session. False if there was none. A run that holds it goes on, and its commit creates it anew.
-    fn delete<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<bool>>;
+    /// Makes an empty session; false if there is one of that name.
+    pub async fn create(&self, key: &SessionKey) -> Result<bool> {
+        let lease = self.lease(key, true).await?;
+        match &self.durable {
+            None if lease.is_new() => {
+                lease.commit();
+                Ok(true)
+            }
+            Some(Durable { writer, .. }) if lease.is_new() => {
+                let (commit, lock) = lease.commit();
+                writer.push(Item::Session(Box::new(commit), lock));
+                writer.flush(true).await.map(|()| true)
+            }
+            None | Some(_) => Ok(false),
+        }
+    }
+
+    /// Forgets a session, with its runs. False if there was none. A run that has it goes on, and creates it anew.
+    pub async fn delete(&self, key: &SessionKey) -> Result<bool> {
+        let in_memory = self.sessions.forget(key);
+        match &self.durable {
+            None => Ok(in_memory),
+            Some(durable) => {
+                durable.writer.flush(false).await?;
+                let key = key.clone();
+                durable.writer.run(move |backend| backend.delete_session(&key)).await
+            }
+        }
+    }
+
+    /// Copies a session's first entries, or all, to a new one, and answers how many. None if there is no such session.
+    pub async fn fork(&self, from: &SessionKey, to: &SessionId, entries: Option<usize>) -> Result<Option<usize>> {
+        match &self.durable {
+            None => {
+                let Some(transcript) = self.sessions.get(from) else { return Ok(None) };
+                let Some(transcript) = transcript.first(entries) else { return Err(no_such_entry(entries)) };
+                let end = transcript.end();
+                let key = SessionKey { scope: from.scope.clone(), id: to.clone() };
+                match self.sessions.insert(key, Session { transcript, ..Session::default() })? {
+                    true => Ok(Some(end)),
+                    false => Err(session_exists(to)),
+                }
+            }
+            Some(durable) => {
+                durable.writer.flush(false).await?;
+                let (from, to) = (from.clone(), to.clone());
+                durable.writer.run(move |backend| backend.fork_session(&from, &to, entries)).await
+            }
+        }
+    }
+
+    // ---- large results
 
     /// Keeps a large text under its hash.
-    fn put_blob(&self, content: Vec<u8>) -> BoxFuture<'_, Result<BlobId>>;
+    pub fn put_blob(&self, content: Vec<u8>) -> BlobId {
+        let id = BlobId::of(&content);
+        match &self.durable {
+            None => self.blobs.put(id, content.into()),
+            Some(durable) => {
+                let content: Arc<[u8]> = content.into();
+                // Also here: whoever asks for it next would have to wait until it is written.
+                self.blobs.put(id, Arc::clone(&content));
+                durable.writer.push(Item::Blob { id, content, at_ms: now_ms() });
+            }
+        }
+        id
+    }
 
     /// What is kept under a hash.
-    fn blob<'a>(&'a self, id: &'a BlobId) -> BoxFuture<'a, Result<Option<Arc<[u8]>>>>;
+    pub async fn blob(&self, id: &BlobId) -> Result<Option<Arc<[u8]>>> {
+        match (self.blobs.get(id), &self.durable) {
+            (None, Some(durable)) => durable.backend.blob(id).await,
+            (found, _) => Ok(found),
+        }
+    }
+
+    // ---- events
+
+    /// Finds stored events, oldest first, and where the next page begins.
+    pub async fn events(
+        &self,
+        filter: &EventFilter,
+        after: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<(Vec<Box<RawValue>>, Option<EventCursor>)> {
+        /// Blocks read at once.
+        const BLOCKS: usize = 64;
+        let Durable { backend, writer, .. } = self.durable()?;
+        writer.flush(false).await?;
+        let mut found = Vec::new();
+        let mut seen = after;
+        // The block that the cursor is in may have more.
+        let mut behind = after.map(|after| after.block - 1);
+        loop {
+            let blocks = backend.events(filter, Page { after: behind, limit: BLOCKS }).await?;
+            let is_last = blocks.len() < BLOCKS;
+            behind = blocks.last().map_or(behind, |(number, _)| Some(*number));
+            for (number, block) in blocks {
+                let lines = block::lines(&block.body)?;
+                for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                    let event = StoredEvent::read(line)?;
+                    if seen.is_some_and(|seen| seen.block == number && event.seq <= seen.seq) {
+                        continue;
+                    }
+                    if event.is_wanted(filter) {
+                        if found.len() >= limit {
+                            return Ok((found, seen));
+                        }
+                        found.push(raw(line)?);
+                    }
+                    seen = Some(EventCursor { block: number, seq: event.seq });
+                }
+            }
+            if is_last {
+                return Ok((found, None));
+            }
+        }
+    }
+
+    // ---- care
+
+    /// Events that could not be delivered, oldest first.
+    pub async fn dead_letters(&self, page: Page) -> Result<Listed<DeadLetter>> {
+        let Durable { backend, writer, .. } = self.durable()?;
+        writer.flush(false).await?;
+        backend.dead_letters(page).await
+    }
+
+    /// Keeps an event that could not be delivered; false where nothing is kept.
+    pub fn keep_dead_letter(&self, letter: DeadLetter) -> bool {
+        match &self.durable {
+            None => false,
+            Some(durable) => {
+                durable.writer.push(Item::DeadLetter(Box::new(letter)));
+                true
+            }
+        }
+    }
+
+    /// Removes dead letters, once they were delivered.
+    pub async fn remove_dead_letters(&self, ids: Vec<i64>) -> Result<u64> {
+        self.durable()?.writer.run(move |backend| backend.remove_dead_letters(&ids)).await
+    }
+
+    /// Looks for whatever is wrong with what is stored.
+    pub async fn verify(&self) -> Result<Vec<Problem>> {
+        let Durable { backend, writer, .. } = self.durable()?;
+        writer.flush(false).await?;
+        backend.verify().await
+    }
+
+    /// Copies the whole database into a new file while it is in use.
+    pub async fn backup(&self, to: PathBuf) -> Result<()> {
+        let writer = &self.durable()?.writer;
+        writer.flush(false).await?;
+        writer.run(move |backend| backend.backup(&to)).await
+    }
+
+    /// Removes all that is too old, now.
+    pub async fn prune(&self, cutoffs: Cutoffs) -> Result<Pruned> {
+        let writer = &self.durable()?.writer;
+        writer.flush(false).await?;
+        let mut all = Pruned::default();
+        loop {
+            // Little by little: others write between.
+            let pruned = writer.run(move |backend| backend.prune(&cutoffs)).await?;
+            if !pruned.any() {
+                return Ok(all);
+            }
+            all += pruned;
+        }
+    }
+
+    /// What is too old by the configuration.
+    pub fn cutoffs(&self) -> Result<Cutoffs> {
+        Ok(self.durable()?.writer.cutoffs())
+    }
+
+    /// How much is stored.
+    pub async fn size(&self) -> Result<StoreSize> {
+        let Durable { backend, writer, .. } = self.durable()?;
+        writer.flush(false).await?;
+        backend.size().await
+    }
+
+    fn durable(&self) -> Result<&Durable> {
+        self.durable.as_ref().ok_or_else(|| {
+            Error::new(Status::Unsupported, "nothing is kept: the persistence of this runtime is \"noop\"")
+                .with_code("not_persistent")
+                .with_hint("configure persistence, such as \"sqlite:par.db\"")
+        })
+    }
 }
 
-/// The right to work on one session. Dropping it changes nothing.
-pub trait SessionLease: Send + Sync {
-    /// The session so far.
-    fn session(&self) -> &Session;
-
-    /// The same, to be worked on.
-    fn session_mut(&mut self) -> &mut Session;
-
-    /// Keeps the session as it now is, and gives the session back.
-    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<()>>;
+/// The error of a fork to a name that is taken.
+fn session_exists(id: &SessionId) -> Error {
+    Error::new(Status::Exists, format!("there is a session {id:?} already"))
+        .with_path("params.to")
+        .with_hint("choose another name, or delete it first")
 }
 
-/// One session in a list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct SessionInfo {
-    /// Its id.
-    pub id: SessionId,
-    /// Messages in it.
-    pub messages: usize,
-    /// When it was last committed to.
-    pub updated_at_ms: u64,
+/// The error of a fork behind the end.
+fn no_such_entry(entries: Option<usize>) -> Error {
+    Error::new(Status::InvalidArg, format!("the session has fewer than {} entries", entries.unwrap_or(0)))
+        .with_path("params.at")
+        .with_hint("an entry is what the user said, or what the model said with the results of its calls")
+}
+
+/// What decides whether a stored event is wanted.
+#[derive(serde::Deserialize)]
+struct StoredEvent<'a> {
+    seq: u64,
+    at_ms: u64,
+    #[serde(borrow, rename = "type")]
+    kind: std::borrow::Cow<'a, str>,
+}
+
+impl<'a> StoredEvent<'a> {
+    fn read(line: &'a [u8]) -> Result<Self> {
+        serde_json::from_slice(line).map_err(unreadable)
+    }
+
+    fn is_wanted(&self, filter: &EventFilter) -> bool {
+        let type_fits =
+            filter.types == 0 || EventKind::from_name(&self.kind).is_some_and(|kind| filter.types & kind.bit() != 0);
+        type_fits
+            && filter.from_ms.is_none_or(|from| self.at_ms >= from)
+            && filter.to_ms.is_none_or(|to| self.at_ms < to)
+    }
+}
+
+fn raw(line: &[u8]) -> Result<Box<RawValue>> {
+    serde_json::from_slice(line).map_err(unreadable)
+}
+
+fn unreadable(error: serde_json::Error) -> Error {
+    Error::new(Status::Persistence, format!("a stored event cannot be read: {error}")).with_code("store_corrupt")
 }

@@ -1,11 +1,15 @@
 //! What is known of a conversation besides what was said.
 
-use crate::types::{PicoUsd, Transcript, Usage};
+use super::record::SessionKey;
+use crate::types::{Error, PicoUsd, Result, Status, Transcript, Usage};
+use serde::{Deserialize, Serialize};
 
-/// A conversation that spans runs.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// A conversation that spans runs. Its JSON is what is stored beside what was said.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Session {
     /// What was said.
+    #[serde(skip)]
     pub transcript: Transcript,
     /// What its runs have consumed.
     pub usage: Usage,
@@ -25,8 +29,22 @@ pub struct Session {
     pub messages_at_compaction: Option<usize>,
 }
 
+impl Session {
+    /// The session of what was stored.
+    pub fn restore(key: &SessionKey, head: &str, entries: &[String]) -> Result<Self> {
+        let damaged = |what: String| {
+            Error::new(Status::Persistence, format!("the session {:?} cannot be read: {what}", key.id))
+                .with_code("store_corrupt")
+                .with_hint("store.verify tells what else is damaged; restore a backup, or delete the session")
+        };
+        let mut session: Self = serde_json::from_str(head).map_err(|error| damaged(error.to_string()))?;
+        session.transcript = Transcript::from_entries(entries.iter().map(String::as_str)).map_err(damaged)?;
+        Ok(session)
+    }
+}
+
 /// What a model request begins with, as fingerprints: what a provider may have cached ends where one of them changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prefix {
     /// The provider and model.
     pub model: u64,

@@ -17,8 +17,10 @@ pub trait Tool: Send + Sync {
 /// One call of a [`Tool`].
 #[derive(Debug)]
 pub struct Invocation<'a> {
-    /// Which call it is; the same on a repeated attempt, so it serves as an idempotency key.
+    /// Which call it is.
     pub id: &'a ToolCallId,
+    /// The same whenever this call is run again after a crash, and that of no other call.
+    pub idempotency_key: &'a str,
     /// The arguments.
     pub input: &'a Value,
     /// Fires when the result is not wanted any more.

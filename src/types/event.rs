@@ -26,6 +26,14 @@ pub enum EventBody<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         session: Option<&'a str>,
     },
+    /// A run that its process did not live to end goes on.
+    RunResumed {
+        /// The agent that runs.
+        agent: &'a str,
+        /// The conversation it continues.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        session: Option<&'a str>,
+    },
     /// A model request is about to be made.
     TurnStarted {
         /// Counts from 1.
@@ -66,6 +74,9 @@ pub enum EventBody<'a> {
         /// The arguments, already checked against the tool's schema.
         #[schemars(with = "serde_json::Value")]
         input: &'a RawValue,
+        /// The same whenever this call is run again after a crash, and that of no other call: a service that is told it
+        /// can tell a repetition.
+        idempotency_key: &'a str,
         /// How long the host has.
         deadline_ms: u64,
     },
@@ -332,7 +343,157 @@ pub enum EventBody<'a> {
     },
 }
 
+macro_rules! kinds {
+    ($($variant:ident = $number:literal, $name:literal;)*) => {
+        /// The type of an event. Numbers are stored, so they are never reused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u8)]
+        #[non_exhaustive]
+        #[allow(missing_docs, reason = "each is the variant of EventBody that has its name")]
+        pub enum EventKind {
+            $($variant = $number,)*
+        }
+
+        impl EventKind {
+            /// Every type.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// As `type` names it.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    RunStarted = 0, "run_started";
+    TurnStarted = 1, "turn_started";
+    TextDelta = 2, "text_delta";
+    ReasoningDelta = 3, "reasoning_delta";
+    ToolCallStart = 4, "tool_call_start";
+    ToolCallDelta = 5, "tool_call_delta";
+    ToolCall = 6, "tool_call";
+    ToolStarted = 7, "tool_started";
+    ToolProgress = 8, "tool_progress";
+    ToolResult = 9, "tool_result";
+    ToolCancelled = 10, "tool_cancelled";
+    UsageUpdate = 11, "usage_update";
+    OutputDelta = 12, "output_delta";
+    ApprovalRequest = 13, "approval_request";
+    ApprovalResolved = 14, "approval_resolved";
+    MiddlewareCall = 15, "middleware_call";
+    MiddlewareCancelled = 16, "middleware_cancelled";
+    CredentialRequest = 17, "credential_request";
+    Compaction = 18, "compaction";
+    CacheBust = 19, "cache_bust";
+    Handoff = 20, "handoff";
+    SubrunStarted = 21, "subrun_started";
+    SubrunFinished = 22, "subrun_finished";
+    Steered = 23, "steered";
+    Continuation = 24, "continuation";
+    OutputRepair = 25, "output_repair";
+    TurnRetried = 26, "turn_retried";
+    Fallback = 27, "fallback";
+    RateLimit = 28, "rate_limit";
+    Warning = 29, "warning";
+    Completed = 30, "completed";
+    Failed = 31, "failed";
+    Cancelled = 32, "cancelled";
+    RunResumed = 33, "run_resumed";
+}
+
+impl EventKind {
+    /// The type of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
+    /// A set with this type alone: one bit.
+    pub const fn bit(self) -> u64 {
+        1 << self as u8
+    }
+}
+
+/// What a piece of text is a piece of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// The answer.
+    Text,
+    /// The model's reasoning.
+    Reasoning,
+    /// The arguments of a call.
+    Arguments(&'a ToolCallId),
+}
+
+impl<'a> Piece<'a> {
+    /// The event that says it.
+    pub fn says(self, text: &'a str) -> EventBody<'a> {
+        match self {
+            Self::Text => EventBody::TextDelta { text },
+            Self::Reasoning => EventBody::ReasoningDelta { text },
+            Self::Arguments(tool_call_id) => EventBody::ToolCallDelta { tool_call_id, args_json: text },
+        }
+    }
+}
+
 impl EventBody<'_> {
+    /// The text, if it is a piece of one: such pieces can be joined.
+    pub fn as_piece(&self) -> Option<(Piece<'_>, &str)> {
+        if let Self::TextDelta { text } = self {
+            Some((Piece::Text, text))
+        } else if let Self::ReasoningDelta { text } = self {
+            Some((Piece::Reasoning, text))
+        } else if let Self::ToolCallDelta { tool_call_id, args_json } = self {
+            Some((Piece::Arguments(tool_call_id), args_json))
+        } else {
+            None
+        }
+    }
+
+    /// Its type.
+    pub fn kind(&self) -> EventKind {
+        match self {
+            Self::RunStarted { .. } => EventKind::RunStarted,
+            Self::TurnStarted { .. } => EventKind::TurnStarted,
+            Self::TextDelta { .. } => EventKind::TextDelta,
+            Self::ReasoningDelta { .. } => EventKind::ReasoningDelta,
+            Self::ToolCallStart { .. } => EventKind::ToolCallStart,
+            Self::ToolCallDelta { .. } => EventKind::ToolCallDelta,
+            Self::ToolCall { .. } => EventKind::ToolCall,
+            Self::ToolStarted { .. } => EventKind::ToolStarted,
+            Self::ToolProgress { .. } => EventKind::ToolProgress,
+            Self::ToolResult { .. } => EventKind::ToolResult,
+            Self::ToolCancelled { .. } => EventKind::ToolCancelled,
+            Self::UsageUpdate { .. } => EventKind::UsageUpdate,
+            Self::OutputDelta { .. } => EventKind::OutputDelta,
+            Self::ApprovalRequest { .. } => EventKind::ApprovalRequest,
+            Self::ApprovalResolved { .. } => EventKind::ApprovalResolved,
+            Self::MiddlewareCall { .. } => EventKind::MiddlewareCall,
+            Self::MiddlewareCancelled { .. } => EventKind::MiddlewareCancelled,
+            Self::CredentialRequest { .. } => EventKind::CredentialRequest,
+            Self::Compaction { .. } => EventKind::Compaction,
+            Self::CacheBust { .. } => EventKind::CacheBust,
+            Self::Handoff { .. } => EventKind::Handoff,
+            Self::SubrunStarted { .. } => EventKind::SubrunStarted,
+            Self::SubrunFinished { .. } => EventKind::SubrunFinished,
+            Self::Steered { .. } => EventKind::Steered,
+            Self::Continuation { .. } => EventKind::Continuation,
+            Self::OutputRepair { .. } => EventKind::OutputRepair,
+            Self::TurnRetried { .. } => EventKind::TurnRetried,
+            Self::Fallback { .. } => EventKind::Fallback,
+            Self::RateLimit { .. } => EventKind::RateLimit,
+            Self::Warning { .. } => EventKind::Warning,
+            Self::Completed(_) => EventKind::Completed,
+            Self::Failed { .. } => EventKind::Failed,
+            Self::Cancelled { .. } => EventKind::Cancelled,
+            Self::RunResumed { .. } => EventKind::RunResumed,
+            Self::Answered { .. } => EventKind::Completed,
+        }
+    }
+
     /// Whether the host must act on it: an answer is wanted, or not wanted any more.
     pub fn is_host_work(&self) -> bool {
         matches!(
@@ -432,8 +593,17 @@ impl Envelope {
 
     /// Appends the event to `out` as one JSON object.
     pub fn write(&self, seq: u64, body: &EventBody<'_>, out: &mut Vec<u8>) {
+        self.write_merged(seq, seq, now_ms(), body, out);
+    }
+
+    /// Appends an event that stands for all from `first_seq` to `seq`: the pieces of one text.
+    pub fn write_merged(&self, first_seq: u64, seq: u64, at_ms: u64, body: &EventBody<'_>, out: &mut Vec<u8>) {
         // Writing to a vector cannot fail.
-        let _ = write!(out, r#"{{"v":1,"seq":{seq},"at_ms":{}"#, now_ms());
+        let _ = write!(out, r#"{{"v":1,"seq":{seq}"#);
+        if first_seq != seq {
+            let _ = write!(out, r#","first_seq":{first_seq}"#);
+        }
+        let _ = write!(out, r#","at_ms":{at_ms}"#);
         out.extend_from_slice(&self.constant);
         let brace = out.len();
         write_json(out, body);

@@ -62,6 +62,18 @@ string_id! {
     ToolCallId
 }
 
+string_id! {
+    /// Whose sessions and runs are meant, such as a tenant. Nothing of one scope is seen from another; the empty one is
+    /// that of a host without tenants.
+    Scope
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Self::from("")
+    }
+}
+
 impl RunId {
     /// A fresh id that sorts by creation time (UUIDv7, RFC 9562 section 5.7).
     pub fn generate() -> Self {

@@ -211,6 +211,9 @@ struct ToolCallShape {
     /// The arguments; absent when the model's text was not JSON that can be read.
     #[serde(default)]
     input: Option<Value>,
+    /// The model's text, where `input` alone would lose how it was spelled.
+    #[serde(default)]
+    arguments: Option<String>,
     /// The model's text, when it was not JSON.
     #[serde(default)]
     invalid_arguments: Option<String>,
@@ -225,7 +228,12 @@ impl Serialize for ToolCall {
         map.serialize_entry("tool_call_id", &self.id)?;
         map.serialize_entry("name", &self.name)?;
         match readable(&self.arguments) {
-            Some(input) => map.serialize_entry("input", input)?,
+            Some((input, is_exact)) => {
+                map.serialize_entry("input", input)?;
+                if !is_exact {
+                    map.serialize_entry("arguments", &self.arguments)?;
+                }
+            }
             None => map.serialize_entry("invalid_arguments", &self.arguments)?,
         }
         if let Some(opaque) = &self.opaque {
@@ -239,8 +247,9 @@ impl Serialize for ToolCall {
 const MAX_INPUT_DEPTH: usize = 100;
 
 /// Arguments that will be read again as what they are: `null` would be taken for none, and not every JSON text is a value
-/// (numbers may be too large, brackets too many).
-fn readable(arguments: &str) -> Option<&RawValue> {
+/// (numbers may be too large, brackets too many). And whether they will be the same to the byte: the model is told what it
+/// said, not what it meant.
+fn readable(arguments: &str) -> Option<(&RawValue, bool)> {
     fn depth(value: &Value) -> usize {
         match value {
             Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
@@ -252,16 +261,18 @@ fn readable(arguments: &str) -> Option<&RawValue> {
     if value.is_null() || depth(&value) > MAX_INPUT_DEPTH {
         return None;
     }
-    serde_json::from_str(arguments).ok()
+    let is_exact = value.to_string().as_str() == arguments;
+    serde_json::from_str(arguments).ok().map(|raw| (raw, is_exact))
 }
 
 impl<'de> Deserialize<'de> for ToolCall {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let shape = ToolCallShape::deserialize(deserializer)?;
-        let arguments = match (shape.input, shape.invalid_arguments) {
-            (Some(input), None) => input.to_string(),
-            (None, Some(text)) => text,
-            (Some(_), Some(_)) | (None, None) => {
+        let arguments = match (shape.input, shape.arguments, shape.invalid_arguments) {
+            (Some(_), Some(text), None) => text,
+            (Some(input), None, None) => input.to_string(),
+            (None, None, Some(text)) => text,
+            (Some(_), _, Some(_)) | (None, Some(_), _) | (None, None, None) => {
                 return Err(serde::de::Error::custom("a tool call has either input or invalid_arguments"));
             }
         };
@@ -364,4 +375,23 @@ pub enum FinishReason {
     ContentFilter,
     /// The model declined.
     Refusal,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pretty_assertions::assert_eq;
+
+    #[test]
+    fn arguments_come_back_to_the_byte() {
+        for arguments in
+            [r#"{"a":1}"#, r#"{ "a" : [1.0, 1e2, 0.10] }"#, "{\"a\": \"\\u00e9\"}", "{}", "null", "{oops", ""]
+        {
+            let call = ToolCall { id: "c".into(), name: "t".into(), arguments: arguments.into(), opaque: None };
+            let stored = serde_json::to_string(&Part::ToolCall(call.clone())).unwrap();
+            assert_eq!(serde_json::from_str::<Part>(&stored).unwrap(), Part::ToolCall(call), "{stored}");
+        }
+        let compact = ToolCall { id: "c".into(), name: "t".into(), arguments: r#"{"a":1}"#.into(), opaque: None };
+        assert_eq!(serde_json::to_string(&compact).unwrap(), r#"{"tool_call_id":"c","name":"t","input":{"a":1}}"#);
+    }
 }

@@ -16,10 +16,10 @@ mod usage;
 
 pub use cancel::Cancel;
 pub use error::{Category, Error, ProviderDetail, Result, Status};
-pub use event::{Envelope, EventBody, RunResult, ToolCallRecord};
-pub use ids::{AgentId, RunId, SessionId, ToolCallId};
+pub use event::{Envelope, EventBody, EventKind, Piece, RunResult, ToolCallRecord};
+pub use ids::{AgentId, RunId, Scope, SessionId, ToolCallId};
 pub use message::{FinishReason, Media, MediaSource, Message, Opaque, Part, ToolCall, ToolResult, ToolSpec, text_of};
 pub use money::PicoUsd;
 pub use time::now_ms;
-pub use transcript::{Entry, Mark, Transcript, TranscriptError, View};
+pub use transcript::{Changes, Entry, Mark, Transcript, TranscriptError, View};
 pub use usage::Usage;

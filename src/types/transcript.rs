@@ -10,16 +10,48 @@
 
 use super::{Message, Part, ToolCall, ToolCallId, ToolResult};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::collections::HashSet;
 
 /// A valid conversation. See the module's head for what that means.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Vec<Message>", into = "Vec<Message>")]
 #[schemars(with = "Vec<Message>")]
 pub struct Transcript {
     rounds: Vec<Round>,
     call_ids: HashSet<ToolCallId>,
+    /// How many rounds there were when [`Transcript::take_changes`] was last called.
+    told: usize,
+    /// How many of them are as they were then.
+    unchanged: usize,
+}
+
+impl PartialEq for Transcript {
+    /// Whether the same was said.
+    fn eq(&self, other: &Self) -> bool {
+        self.rounds == other.rounds
+    }
+}
+
+/// What changed in a transcript: everything from one entry on is replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// The first entry that changed.
+    pub from: usize,
+    /// The entries from there to the end, each as a JSON array of its messages.
+    pub entries: Vec<String>,
+}
+
+impl Changes {
+    /// How many entries there are now.
+    pub fn len(&self) -> usize {
+        self.from + self.entries.len()
+    }
+
+    /// Whether there is no entry at all any more.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +102,13 @@ impl std::error::Error for TranscriptError {}
 #[derive(Clone, Copy, Debug)]
 pub struct Mark(usize);
 
+impl Mark {
+    /// How many entries are before it.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 impl Transcript {
     /// An empty conversation.
     pub fn new() -> Self {
@@ -108,6 +147,7 @@ impl Transcript {
         match position.and_then(|at| results.get_mut(at)) {
             Some(slot @ None) => {
                 *slot = Some(result);
+                self.last_changed();
                 Ok(())
             }
             Some(Some(_)) | None => Err(no_such()),
@@ -129,6 +169,7 @@ impl Transcript {
             for (call, slot) in tool_calls(parts).zip(results) {
                 slot.get_or_insert_with(|| result(call));
             }
+            self.last_changed();
         }
     }
 
@@ -150,6 +191,62 @@ impl Transcript {
                     self.call_ids.remove(&call.id);
                 }
             }
+        }
+        self.unchanged = self.unchanged.min(self.rounds.len());
+    }
+
+    /// What changed since the last call, for whoever keeps the conversation elsewhere, too. None if nothing did.
+    pub fn take_changes(&mut self) -> Option<Changes> {
+        let from = self.unchanged;
+        let changed = self.rounds.get(from..).unwrap_or_default();
+        if changed.is_empty() && self.told == from {
+            return None;
+        }
+        // Our own types, without maps whose keys are no strings: this cannot fail.
+        let entries = changed.iter().map(|round| serde_json::to_string(round).unwrap_or_default()).collect();
+        self.told = self.rounds.len();
+        self.unchanged = self.told;
+        Some(Changes { from, entries })
+    }
+
+    /// Forgets what [`Transcript::take_changes`] has told: the next call tells everything from `from` on.
+    pub fn tell_again(&mut self, from: usize) {
+        self.unchanged = self.unchanged.min(from);
+    }
+
+    /// Rebuilds a conversation from its entries, each a JSON array of its messages. An error names the entry that breaks a
+    /// rule, which no entry does that was told by [`Transcript::take_changes`].
+    pub fn from_entries<'a>(entries: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
+        let mut transcript = Self::new();
+        transcript.extend(entries)?;
+        transcript.told = transcript.rounds.len();
+        transcript.unchanged = transcript.told;
+        Ok(transcript)
+    }
+
+    /// Appends entries, each a JSON array of its messages.
+    pub fn extend<'a>(&mut self, entries: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
+        for entry in entries {
+            let index = self.rounds.len();
+            let messages: Vec<Message> =
+                serde_json::from_str(entry).map_err(|error| format!("entry {index} cannot be read: {error}"))?;
+            for message in messages {
+                self.push(message).map_err(|error| format!("entry {index} breaks a rule: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn last_changed(&mut self) {
+        self.unchanged = self.unchanged.min(self.rounds.len().saturating_sub(1));
+    }
+
+    fn push(&mut self, message: Message) -> Result<(), TranscriptError> {
+        match message {
+            Message::User { parts } => self.push_user(parts),
+            Message::Assistant { parts } => self.push_assistant(parts),
+            Message::Tool { tool_call_id, result } => self.answer(&tool_call_id, result),
+            Message::Compaction { kept_from, summary } => self.compact(kept_from, summary),
         }
     }
 
@@ -184,6 +281,18 @@ impl Transcript {
         }
         self.rounds.push(Round::Compaction { from: kept_from, summary });
         Ok(())
+    }
+
+    /// Its first entries, or all; none if it has fewer. Calls left open by the last are closed as not executed.
+    pub fn first(&self, entries: Option<usize>) -> Option<Self> {
+        let mut first = self.clone();
+        let entries = entries.unwrap_or(self.rounds.len());
+        if entries > self.rounds.len() {
+            return None;
+        }
+        first.rewind(Mark(entries));
+        first.close_open_calls(|_| ToolResult::error("This call was not executed."));
+        Some(first)
     }
 
     /// What stands for the part that the model does not see any more.
@@ -226,14 +335,14 @@ impl Transcript {
     /// Rewrites the plain text of every message and result, where `rewrite` wants it; what carries data of a provider
     /// stays untouched. True if anything changed.
     pub fn rewrite(&mut self, rewrite: &mut dyn FnMut(&str) -> Option<String>) -> bool {
-        let mut changed = false;
-        let mut apply = |text: &mut String| {
-            if let Some(new) = rewrite(text) {
-                *text = new;
-                changed = true;
-            }
-        };
-        for round in &mut self.rounds {
+        let mut first_changed = None;
+        for (index, round) in self.rounds.iter_mut().enumerate() {
+            let mut apply = |text: &mut String| {
+                if let Some(new) = rewrite(text) {
+                    *text = new;
+                    first_changed.get_or_insert(index);
+                }
+            };
             let (parts, results): (&mut Vec<Part>, &mut [Option<ToolResult>]) = match round {
                 Round::User(parts) | Round::Compaction { summary: parts, .. } => (parts, &mut []),
                 Round::Assistant { parts, results } => (parts, results),
@@ -253,7 +362,8 @@ impl Transcript {
             }
             results.iter_mut().flatten().for_each(|result| apply(&mut result.content));
         }
-        changed
+        self.unchanged = first_changed.map_or(self.unchanged, |first| self.unchanged.min(first));
+        first_changed.is_some()
     }
 
     /// The summary, the question that must stay in sight, and where what is kept begins.
@@ -304,6 +414,44 @@ impl Round {
             Self::User(_) | Self::Assistant { .. } => self.views().map(View::to_message).collect(),
         }
     }
+}
+
+/// An entry as it is kept: a JSON array of its messages, as [`Message`] writes them.
+impl Serialize for Round {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Compaction { from, summary } => {
+                serializer.collect_seq([MessageRef::Compaction { kept_from: *from, summary }])
+            }
+            Self::User(_) | Self::Assistant { .. } => serializer.collect_seq(self.views().map(|view| match view {
+                View::User(parts) => MessageRef::User { parts },
+                View::Assistant(parts) => MessageRef::Assistant { parts },
+                View::Tool(call, result) => MessageRef::Tool { tool_call_id: &call.id, result },
+            })),
+        }
+    }
+}
+
+/// A [`Message`], borrowed.
+#[derive(Serialize)]
+#[serde(tag = "role", rename_all = "snake_case")]
+enum MessageRef<'a> {
+    User {
+        parts: &'a [Part],
+    },
+    Assistant {
+        parts: &'a [Part],
+    },
+    Tool {
+        tool_call_id: &'a ToolCallId,
+        #[serde(flatten)]
+        result: &'a ToolResult,
+    },
+    Compaction {
+        kept_from: usize,
+        #[serde(skip_serializing_if = "<[Part]>::is_empty")]
+        summary: &'a [Part],
+    },
 }
 
 /// One message that the model sees, with the results of its calls.
@@ -361,14 +509,7 @@ impl TryFrom<Vec<Message>> for Transcript {
     /// last message stay open.
     fn try_from(messages: Vec<Message>) -> Result<Self, TranscriptError> {
         let mut transcript = Self::new();
-        for message in messages {
-            match message {
-                Message::User { parts } => transcript.push_user(parts)?,
-                Message::Assistant { parts } => transcript.push_assistant(parts)?,
-                Message::Tool { tool_call_id, result } => transcript.answer(&tool_call_id, result)?,
-                Message::Compaction { kept_from, summary } => transcript.compact(kept_from, summary)?,
-            }
-        }
+        messages.into_iter().try_for_each(|message| transcript.push(message))?;
         Ok(transcript)
     }
 }
@@ -385,6 +526,37 @@ mod tests {
 
     fn call(id: &str) -> Part {
         Part::ToolCall(ToolCall { id: id.into(), name: "add".into(), arguments: "{}".into(), opaque: None })
+    }
+
+    #[test]
+    fn what_changed_is_told_once_and_rebuilds_the_same() {
+        let mut transcript = Transcript::new();
+        let mut kept: Vec<String> = Vec::new();
+        let mut keep = |transcript: &mut Transcript| {
+            let changes = transcript.take_changes()?;
+            kept.truncate(changes.from);
+            kept.extend(changes.entries);
+            assert_eq!(&Transcript::from_entries(kept.iter().map(String::as_str)).unwrap(), transcript);
+            Some(changes.from)
+        };
+        assert_eq!(keep(&mut transcript), None);
+        transcript.push_user(vec![text("hi")]).unwrap();
+        transcript.push_assistant(vec![call("a"), call("b")]).unwrap();
+        assert_eq!(keep(&mut transcript), Some(0));
+        transcript.answer(&"b".into(), ToolResult::ok("2")).unwrap();
+        assert_eq!(keep(&mut transcript), Some(1));
+        transcript.close_open_calls(|_| ToolResult::error("closed"));
+        assert_eq!(keep(&mut transcript), Some(1));
+        let mark = transcript.mark();
+        transcript.push_user(vec![text("more")]).unwrap();
+        transcript.compact(2, vec![text("so far")]).unwrap();
+        assert_eq!(keep(&mut transcript), Some(2));
+        assert_eq!(keep(&mut transcript), None);
+        transcript.rewind(mark);
+        assert_eq!(keep(&mut transcript), Some(2));
+        transcript.rewrite(&mut |text| (text == "hi").then(|| "ho".into()));
+        assert_eq!(keep(&mut transcript), Some(0));
+        assert!(Transcript::from_entries(["[{\"role\":\"tool\",\"tool_call_id\":\"x\",\"content\":\"\"}]"]).is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub fn runtime_for(base_url: &str, extra: Value) -> Runtime {
     for (key, value) in extra.as_object().unwrap() {
         provider[key] = value.clone();
     }
-    let runtime = Runtime::create(&json!({"llm_providers": {"p": provider}}).to_string()).unwrap();
+    let runtime = super::create(&json!({"llm_providers": {"p": provider}}).to_string()).unwrap();
     runtime.register_agent(&json!({"id": "a", "model": "p/m", "system_prompt": "Be brief."}).to_string()).unwrap();
     runtime
 }
@@ -21,7 +21,7 @@ pub fn runtime_for(base_url: &str, extra: Value) -> Runtime {
 /// A runtime whose provider `mock` plays these turns.
 pub fn scripted(turns: Value) -> Runtime {
     let config = json!({"llm_providers": {"mock": {"type": "mock", "turns": turns}}});
-    Runtime::create(&config.to_string()).unwrap()
+    super::create(&config.to_string()).unwrap()
 }
 
 /// The next event, at most ten seconds away; None after the end.

@@ -18,6 +18,14 @@ mod reply;
 mod server;
 pub mod wire;
 
+/// A runtime that keeps nothing, unless its config says otherwise: so that no test finds what another one left.
+pub fn create(config: &str) -> par::types::Result<par::runtime::Runtime> {
+    let mut config: serde_json::Value = serde_json::from_str(config).unwrap();
+    let keys = config.as_object_mut().unwrap();
+    keys.entry("persistence").or_insert_with(|| "noop".into());
+    par::runtime::Runtime::create(&config.to_string())
+}
+
 /// Says that a test was skipped, past the capture of the test runner.
 pub fn skipped(why: &str) {
     use std::io::Write;

@@ -9,7 +9,7 @@ use crate::types::Result;
 use std::sync::Arc;
 
 /// Every built-in tool.
-pub fn all(store: &Arc<dyn Store>) -> Result<Vec<Registered>> {
+pub fn all(store: &Arc<Store>) -> Result<Vec<Registered>> {
     let read_blob = Arc::new(read_blob::ReadBlob::new(Arc::clone(store)));
     Ok(vec![Registered::new(ToolConfig::from_json(read_blob::DEFINITION)?, Runner::Native(read_blob))?])
 }

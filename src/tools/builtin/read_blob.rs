@@ -33,7 +33,7 @@ const MAX_ANSWER: usize = 32 << 10;
 
 /// See the module's head.
 pub struct ReadBlob {
-    store: Arc<dyn Store>,
+    store: Arc<Store>,
 }
 
 #[derive(Deserialize)]
@@ -51,7 +51,7 @@ struct Input {
 
 impl ReadBlob {
     /// The tool over this store.
-    pub fn new(store: Arc<dyn Store>) -> Self {
+    pub fn new(store: Arc<Store>) -> Self {
         Self { store }
     }
 

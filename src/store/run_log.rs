@@ -1,0 +1,324 @@
+//! A run's way into the store.
+//!
+//! What a run has to say is collected here, cheaply, and fetched by the writer: so that a run which ends before the writer
+//! came is one row and one block of events. Pieces of text are merged until something else happens.
+
+use super::block::{BlockHead, EventBlock};
+use super::record::{CallRecord, RunBegin, RunEnd};
+use super::writer::{Urgency, Writer};
+use crate::config::Durability;
+use crate::types::{Changes, Envelope, EventKind, Piece, Result, ToolCallId, ToolResult, now_ms};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// See the module's head. Shared by the run, its events and the writer.
+pub struct RunLog {
+    begin: RunBegin,
+    durability: Durability,
+    writer: Arc<Writer>,
+    /// The number of its row, once it has one.
+    row: AtomicI64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whether the row's making was fetched.
+    is_made: bool,
+    lines: Vec<u8>,
+    head: BlockHead,
+    /// Events in `lines`.
+    events: usize,
+    held: Option<Held>,
+    changes: Option<Changes>,
+    calls: Vec<CallRecord>,
+    end: Option<RunEnd>,
+    /// Hash of the last block.
+    chain: [u8; 32],
+    /// Whether the writer knows that there is something to fetch, and how soon.
+    queued: Option<Urgency>,
+}
+
+/// Text that waits for more of the same.
+struct Held {
+    envelope: Envelope,
+    of: HeldOf,
+    first_seq: u64,
+    last_seq: u64,
+    at_ms: u64,
+    text: String,
+}
+
+/// A [`Piece`] that can wait.
+#[derive(PartialEq)]
+enum HeldOf {
+    Text,
+    Reasoning,
+    Arguments(ToolCallId),
+}
+
+impl HeldOf {
+    fn new(piece: Piece<'_>) -> Self {
+        match piece {
+            Piece::Text => Self::Text,
+            Piece::Reasoning => Self::Reasoning,
+            Piece::Arguments(call) => Self::Arguments(call.clone()),
+        }
+    }
+
+    fn piece(&self) -> Piece<'_> {
+        match self {
+            Self::Text => Piece::Text,
+            Self::Reasoning => Piece::Reasoning,
+            Self::Arguments(call) => Piece::Arguments(call),
+        }
+    }
+}
+
+/// Text longer than this waits no longer.
+const MOST_HELD: usize = 16 * 1024;
+
+/// What a run has come to since the writer last fetched.
+pub struct RunWrite {
+    log: Arc<RunLog>,
+    /// Whether its row is to be made first.
+    pub makes_row: bool,
+    /// What was said.
+    pub changes: Option<Changes>,
+    /// Tool calls, each as it stands now.
+    pub calls: Vec<CallRecord>,
+    /// Its events.
+    pub block: Option<EventBlock>,
+    /// Its end.
+    pub end: Option<RunEnd>,
+}
+
+impl RunWrite {
+    /// The run as it began.
+    pub fn begin(&self) -> &RunBegin {
+        &self.log.begin
+    }
+
+    /// The number of its row; 0 before it has one.
+    pub fn row(&self) -> i64 {
+        self.log.row.load(Ordering::Acquire)
+    }
+
+    /// Its row has this number. Said again when the first transaction failed.
+    pub fn has_row(&self, row: i64) {
+        self.log.row.store(row, Ordering::Release);
+    }
+}
+
+impl RunLog {
+    /// The log of a run that begins.
+    pub fn new(begin: RunBegin, durability: Durability, writer: Arc<Writer>) -> Arc<Self> {
+        Arc::new(Self { begin, durability, writer, row: AtomicI64::new(0), state: Mutex::default() })
+    }
+
+    /// The log of a run that goes on: its row is there, and its last block has this hash.
+    pub fn resumed(begin: RunBegin, durability: Durability, writer: Arc<Writer>, chain: [u8; 32]) -> Arc<Self> {
+        let state = State { is_made: true, chain, ..State::default() };
+        Arc::new(Self { begin, durability, writer, row: AtomicI64::new(0), state: Mutex::new(state) })
+    }
+
+    /// The run as it began.
+    pub fn begin(&self) -> &RunBegin {
+        &self.begin
+    }
+
+    /// An event other than a piece of text, as JSON.
+    pub fn event(self: &Arc<Self>, seq: u64, kind: EventKind, json: &[u8]) {
+        let at_ms = now_ms();
+        let mut state = self.state.lock();
+        let mut events = state.release();
+        state.line(kind, seq, seq, at_ms, |lines| lines.extend_from_slice(json));
+        events += 1;
+        let wake = self.wants(&mut state, Urgency::Soon);
+        drop(state);
+        self.writer.waits(events);
+        self.wake(wake);
+    }
+
+    /// A piece of text.
+    pub fn piece(self: &Arc<Self>, envelope: &Envelope, seq: u64, piece: Piece<'_>, text: &str) {
+        let mut state = self.state.lock();
+        let mut events = 0;
+        match &mut state.held {
+            Some(held) if held.of.piece() == piece && held.envelope.is(envelope) && held.text.len() < MOST_HELD => {
+                held.text.push_str(text);
+                held.last_seq = seq;
+            }
+            Some(_) | None => {
+                events = state.release();
+                let (envelope, text) = (envelope.clone(), text.to_owned());
+                let of = HeldOf::new(piece);
+                state.held = Some(Held { envelope, of, first_seq: seq, last_seq: seq, at_ms: now_ms(), text });
+            }
+        }
+        let wake = self.wants(&mut state, Urgency::Later);
+        drop(state);
+        self.writer.waits(events);
+        self.wake(wake);
+    }
+
+    /// What was said since it was last told.
+    pub fn said(self: &Arc<Self>, changes: Option<Changes>) {
+        let Some(changes) = changes else { return };
+        let mut state = self.state.lock();
+        match &mut state.changes {
+            None => state.changes = Some(changes),
+            Some(waiting) if changes.from >= waiting.from => {
+                waiting.entries.truncate(changes.from - waiting.from);
+                waiting.entries.extend(changes.entries);
+            }
+            Some(waiting) => *waiting = changes,
+        }
+        let wake = self.wants(&mut state, Urgency::Soon);
+        drop(state);
+        self.wake(wake);
+    }
+
+    /// A tool call is about to run. When this returns it may: its intent is as safe as the durability promises.
+    pub async fn call_starts(self: &Arc<Self>, call: CallRecord) -> Result<()> {
+        let is_once = call.effect == "once";
+        self.state.lock().calls.push(call);
+        match (self.durability, is_once) {
+            (Durability::Sync, _) => self.writer.commit(self, true).await,
+            (Durability::Async, true) => self.writer.commit(self, false).await,
+            (Durability::Async, false) => {
+                self.soon();
+                Ok(())
+            }
+            (Durability::Exit, _) => Ok(()),
+        }
+    }
+
+    /// A tool call has a result.
+    pub fn call_ended(self: &Arc<Self>, id: &ToolCallId, name: &str, effect: &str, result: &ToolResult) {
+        let record = CallRecord {
+            id: id.clone(),
+            name: name.to_owned(),
+            effect: effect.to_owned(),
+            result: Some(result.clone()),
+        };
+        let mut state = self.state.lock();
+        match state.calls.iter_mut().find(|call| call.id == *id) {
+            Some(call) => *call = record,
+            None => state.calls.push(record),
+        }
+        let wake = self.wants(&mut state, Urgency::Soon);
+        drop(state);
+        self.wake(wake);
+    }
+
+    /// A step is done. With the durability `sync` it is on the disk when this returns.
+    pub async fn step(self: &Arc<Self>) -> Result<()> {
+        match self.durability {
+            Durability::Sync => self.writer.commit(self, true).await,
+            Durability::Async | Durability::Exit => Ok(()),
+        }
+    }
+
+    /// The run has ended. Unless the durability is `async` that is on the disk when this returns.
+    pub async fn end(self: &Arc<Self>, end: RunEnd) -> Result<()> {
+        self.state.lock().end = Some(end);
+        match self.durability {
+            Durability::Sync | Durability::Exit => self.writer.commit(self, true).await,
+            Durability::Async => {
+                self.soon();
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether more may be told at once.
+    pub fn has_room(&self) -> bool {
+        self.writer.has_room()
+    }
+
+    /// Completes when more may be told.
+    pub async fn room(&self) {
+        self.writer.room().await;
+    }
+
+    fn soon(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        let wake = self.wants(&mut state, Urgency::Soon);
+        drop(state);
+        self.wake(wake);
+    }
+
+    /// Whether the writer must be told, so that it comes.
+    fn wants(&self, state: &mut State, urgency: Urgency) -> Option<Urgency> {
+        // Written when it ends, and not before.
+        if self.durability == Durability::Exit || state.queued.is_some_and(|queued| queued >= urgency) {
+            return None;
+        }
+        state.queued = Some(urgency);
+        Some(urgency)
+    }
+
+    fn wake(self: &Arc<Self>, wake: Option<Urgency>) {
+        if let Some(urgency) = wake {
+            self.writer.enqueue(self, urgency);
+        }
+    }
+
+    /// Fetches what there is to write; none if nothing is.
+    pub(super) fn fetch(self: &Arc<Self>) -> Option<(RunWrite, usize)> {
+        let mut state = self.state.lock();
+        state.queued = None;
+        let released = state.release();
+        let events = std::mem::take(&mut state.events);
+        let mut write = RunWrite {
+            log: Arc::clone(self),
+            makes_row: !std::mem::replace(&mut state.is_made, true),
+            changes: state.changes.take(),
+            calls: std::mem::take(&mut state.calls),
+            block: None,
+            end: state.end.take(),
+        };
+        let (head, lines) = (state.head, std::mem::take(&mut state.lines));
+        if events > 0 {
+            let block = EventBlock::new(head, &lines, &state.chain);
+            state.chain = block.hash;
+            write.block = Some(block);
+        }
+        drop(state);
+        if write.end.is_some() {
+            // What would only be of use to go on with is not written at all.
+            write.changes = None;
+            write.calls.clear();
+        }
+        let is_empty =
+            write.block.is_none() && write.changes.is_none() && write.calls.is_empty() && write.end.is_none();
+        // What was released just now was not counted as waiting.
+        (!is_empty || write.makes_row).then_some((write, events - released))
+    }
+}
+
+impl State {
+    fn line(&mut self, kind: EventKind, first_seq: u64, seq: u64, at_ms: u64, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.events == 0 {
+            self.head = BlockHead { first_seq, first_at_ms: at_ms, ..BlockHead::default() };
+        }
+        self.head.last_seq = seq;
+        self.head.last_at_ms = at_ms;
+        self.head.types |= kind.bit();
+        self.events += 1;
+        write(&mut self.lines);
+        self.lines.push(b'\n');
+    }
+
+    /// Writes out the text that waits, and answers how many events that is.
+    fn release(&mut self) -> usize {
+        let Some(Held { envelope, of, first_seq, last_seq, at_ms, text }) = self.held.take() else { return 0 };
+        let body = of.piece().says(&text);
+        self.line(body.kind(), first_seq, last_seq, at_ms, |lines| {
+            envelope.write_merged(first_seq, last_seq, at_ms, &body, lines);
+        });
+        1
+    }
+}

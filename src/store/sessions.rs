@@ -1,0 +1,225 @@
+//! Sessions in memory: whose turn it is, and how they were left.
+//!
+//! Without a database this is all there is. With one it saves reading what was written a moment ago; another process may
+//! have gone on with the session since, so it is always asked whether there is something newer.
+
+use super::backend::{Backend, Load, SessionLock};
+use super::record::{SessionCommit, SessionInfo, SessionKey};
+use super::session::Session;
+use crate::types::{Error, Result, Status, Transcript, now_ms};
+use parking_lot::Mutex;
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use tokio::sync::OwnedMutexGuard;
+
+/// See the module's head.
+pub(super) struct Sessions {
+    slots: Mutex<HashMap<SessionKey, Arc<Slot>>>,
+    backend: Option<Arc<dyn Backend>>,
+    /// Without a database, how many there may be; with one, how many are kept in memory.
+    most: usize,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// Fair, so runs on one session take turns in the order they came.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    left: Mutex<Left>,
+}
+
+/// How a session was left.
+#[derive(Default)]
+struct Left {
+    session: Option<Arc<Session>>,
+    version: u64,
+    updated_at_ms: u64,
+    /// What keeps other processes away, as long as something of ours is not written.
+    lock: Option<Weak<dyn Any + Send + Sync>>,
+}
+
+/// The right to work on one session. Dropping it changes nothing.
+pub struct SessionLease {
+    key: SessionKey,
+    slot: Arc<Slot>,
+    working: Session,
+    version: u64,
+    /// The first entry that was told to the run's log, and so not to the session's changes.
+    told_from: Option<usize>,
+    lock: Option<SessionLock>,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Sessions {
+    pub fn new(backend: Option<Arc<dyn Backend>>, most: usize) -> Self {
+        Self { slots: Mutex::default(), backend, most }
+    }
+
+    /// Waits until nobody else works on the session, creating it if it is new. `waits`: or else fails if somebody does.
+    pub async fn lease(&self, key: &SessionKey, waits: bool) -> Result<SessionLease> {
+        let slot = self.slot(key)?;
+        let turn = match waits {
+            true => Arc::clone(&slot.turn).lock_owned().await,
+            false => Arc::clone(&slot.turn).try_lock_owned().map_err(|_| busy(key))?,
+        };
+        // Read after the turn came: whoever had it may have committed.
+        let (mut known, mut version, held) = {
+            let left = slot.left.lock();
+            (left.session.clone(), left.version, left.lock.as_ref().and_then(Weak::upgrade))
+        };
+        let mut lock = held;
+        if let Some(backend) = &self.backend {
+            // As long as we hold it nobody else can have gone on.
+            if lock.is_none() {
+                lock = Some(match waits {
+                    true => backend.lock_session(key).await?,
+                    false => backend.try_lock_session(key).await?.ok_or_else(|| busy(key))?,
+                });
+                match backend.load_session(key, known.is_some().then_some(version)).await? {
+                    Load::Unchanged => {}
+                    Load::Absent => (known, version) = (None, 0),
+                    Load::Session(stored) => {
+                        let session = Session::restore(key, &stored.head, &stored.entries)?;
+                        (known, version) = (Some(Arc::new(session)), stored.version);
+                        let mut left = slot.left.lock();
+                        *left =
+                            Left { session: known.clone(), version, updated_at_ms: stored.updated_at_ms, lock: None };
+                    }
+                }
+                slot.left.lock().lock = lock.as_ref().map(Arc::downgrade);
+            }
+        }
+        let mut working = known.map(|session| (*session).clone()).unwrap_or_default();
+        working.transcript.take_changes();
+        Ok(SessionLease { key: key.clone(), slot, working, version, told_from: None, lock, _turn: turn })
+    }
+
+    /// Every session of a scope that is in memory, by id.
+    pub fn list(&self, scope: &str) -> Vec<SessionInfo> {
+        let slots = self.slots.lock();
+        let mut list: Vec<_> = slots
+            .iter()
+            .filter(|(key, _)| key.scope.as_str() == scope)
+            .map(|(key, slot)| {
+                let left = slot.left.lock();
+                let messages = left.session.as_ref().map_or(0, |session| session.transcript.len());
+                SessionInfo { id: key.id.clone(), messages, updated_at_ms: left.updated_at_ms }
+            })
+            .collect();
+        list.sort_by(|a, b| a.id.cmp(&b.id));
+        list
+    }
+
+    /// What was committed to a session, as far as it is in memory.
+    pub fn get(&self, key: &SessionKey) -> Option<Transcript> {
+        let slots = self.slots.lock();
+        let left = slots.get(key)?.left.lock();
+        Some(left.session.as_ref().map(|session| session.transcript.clone()).unwrap_or_default())
+    }
+
+    /// Forgets a session. False if it is not there. A run that has it goes on, and its commit creates it anew.
+    pub fn forget(&self, key: &SessionKey) -> bool {
+        self.slots.lock().remove(key).is_some()
+    }
+
+    /// Puts a new session in its place; false if there is one.
+    pub fn insert(&self, key: SessionKey, session: Session) -> Result<bool> {
+        if self.slots.lock().contains_key(&key) {
+            return Ok(false);
+        }
+        let slot = self.slot(&key)?;
+        let mut left = slot.left.lock();
+        *left = Left { session: Some(Arc::new(session)), version: 1, updated_at_ms: now_ms(), lock: None };
+        Ok(true)
+    }
+
+    fn slot(&self, key: &SessionKey) -> Result<Arc<Slot>> {
+        let mut slots = self.slots.lock();
+        if let Some(slot) = slots.get(key) {
+            return Ok(Arc::clone(slot));
+        }
+        if slots.len() >= self.most {
+            if self.backend.is_none() {
+                return Err(Error::new(
+                    Status::Limit,
+                    format!("there are {} sessions, as many as limits.max_sessions allows", slots.len()),
+                )
+                .with_hint("delete sessions by sessions.delete, raise the limit, or persist them: \"sqlite:par.db\""));
+            }
+            forget_oldest(&mut slots);
+        }
+        let slot = Arc::<Slot>::default();
+        slots.insert(key.clone(), Arc::clone(&slot));
+        Ok(slot)
+    }
+}
+
+/// Makes room: an eighth of those that nobody works on go, the oldest first.
+fn forget_oldest(slots: &mut HashMap<SessionKey, Arc<Slot>>) {
+    let is_idle = |slot: &Arc<Slot>| {
+        Arc::strong_count(slot) == 1 && slot.left.lock().lock.as_ref().and_then(Weak::upgrade).is_none()
+    };
+    let mut idle: Vec<_> = slots
+        .iter()
+        .filter(|(_, slot)| is_idle(slot))
+        .map(|(key, slot)| (slot.left.lock().updated_at_ms, key.clone()))
+        .collect();
+    idle.sort_unstable_by_key(|(at_ms, _)| *at_ms);
+    for (_, key) in idle.into_iter().take(slots.len() / 8 + 1) {
+        slots.remove(&key);
+    }
+}
+
+fn busy(key: &SessionKey) -> Error {
+    Error::new(Status::Busy, format!("another run has the session {:?}", key.id))
+        .with_retryable(true)
+        .with_hint("wait for it to end, or say \"session_busy\": \"wait\"")
+}
+
+impl SessionLease {
+    /// The session so far.
+    pub fn session(&self) -> &Session {
+        &self.working
+    }
+
+    /// The same, to be worked on.
+    pub fn session_mut(&mut self) -> &mut Session {
+        &mut self.working
+    }
+
+    /// Whether nobody has committed to it yet.
+    pub fn is_new(&self) -> bool {
+        self.version == 0
+    }
+
+    /// Entries from here on were told to the run's log.
+    pub fn told(&mut self, from: usize) {
+        self.told_from = Some(self.told_from.map_or(from, |before| before.min(from)));
+    }
+
+    /// Keeps the session as it now is, and gives the session back. What is returned is to be written; the lock is to be held
+    /// until it is.
+    pub fn commit(mut self) -> (SessionCommit, Option<SessionLock>) {
+        let at_ms = now_ms();
+        // Not only the next number: a session that was deleted and begun anew must not look like the old one.
+        let version = (self.version + 1).max(at_ms);
+        if let Some(from) = self.told_from {
+            self.working.transcript.tell_again(from);
+        }
+        let has_backend = self.lock.is_some();
+        let commit = SessionCommit {
+            key: self.key,
+            version,
+            head: if has_backend { serde_json::to_string(&self.working).unwrap_or_default() } else { String::new() },
+            changes: if has_backend { self.working.transcript.take_changes() } else { None },
+            messages: self.working.transcript.len(),
+            at_ms,
+        };
+        let mut left = self.slot.left.lock();
+        left.session = Some(Arc::new(self.working));
+        left.version = version;
+        left.updated_at_ms = at_ms;
+        drop(left);
+        (commit, self.lock)
+    }
+}

@@ -1,0 +1,114 @@
+//! Locks on single bytes of a file, which the system drops with their process.
+//!
+//! They belong to an open file (`F_OFD_SETLK`, fcntl_locking(2)), not to the process: two runtimes of one process exclude
+//! each other like two processes do.
+
+use super::super::backend::SessionLock;
+use super::super::record::SessionKey;
+use crate::types::{Error, Result, Status};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// See the module's head.
+pub struct Locks {
+    file: Arc<File>,
+    path: PathBuf,
+}
+
+/// A byte that can be locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Byte(libc::off_t);
+
+/// The byte of a session.
+pub fn session(key: &SessionKey) -> Byte {
+    byte(&[b"session", key.scope.as_str().as_bytes(), key.id.as_str().as_bytes()])
+}
+
+/// The byte of a runtime.
+pub fn runtime(owner: &str) -> Byte {
+    byte(&[b"runtime", owner.as_bytes()])
+}
+
+/// One of 2^62. Two that meet only wait for each other.
+fn byte(names: &[&[u8]]) -> Byte {
+    let mut hasher = Sha256::new();
+    for name in names {
+        hasher.update((name.len() as u64).to_be_bytes());
+        hasher.update(name);
+    }
+    let digest = hasher.finalize();
+    let number = digest.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes) >> 2);
+    Byte(libc::off_t::try_from(number).unwrap_or(0))
+}
+
+struct Held {
+    file: Arc<File>,
+    byte: Byte,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Cannot fail for a lock that is ours.
+        let _ = fcntl(&*self.file, FcntlArg::F_OFD_SETLK(&flock(self.byte, libc::F_UNLCK)));
+    }
+}
+
+impl Locks {
+    /// The locks of the database at `path`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut name = path.as_os_str().to_owned();
+        name.push("-locks");
+        let path = PathBuf::from(name);
+        Ok(Self { file: Arc::new(open(&path)?), path })
+    }
+
+    /// Locks a byte until the answer is dropped; none if somebody else has.
+    pub fn try_lock(&self, byte: Byte) -> Result<Option<SessionLock>> {
+        match fcntl(&*self.file, FcntlArg::F_OFD_SETLK(&flock(byte, libc::F_WRLCK))) {
+            Ok(_) => Ok(Some(Arc::new(Held { file: Arc::clone(&self.file), byte }))),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Whether anybody has locked a byte, ourselves included.
+    pub fn is_locked(&self, byte: Byte) -> Result<bool> {
+        // An open file does not see its own locks; a new one does.
+        let asking = open(&self.path)?;
+        let mut other = flock(byte, libc::F_WRLCK);
+        fcntl(&asking, FcntlArg::F_OFD_GETLK(&mut other)).map_err(failed)?;
+        Ok(i32::from(other.l_type) != libc::F_UNLCK)
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    file.map_err(|error| {
+        Error::new(Status::Persistence, format!("the file {path:?} cannot be opened: {error}"))
+            .with_code("store_unavailable")
+            .with_path("config.persistence")
+            .with_hint("let the process write to the database's directory")
+    })
+}
+
+fn flock(byte: Byte, kind: i32) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: byte.0,
+        l_len: 1,
+        l_pid: 0,
+    }
+}
+
+fn failed(error: Errno) -> Error {
+    Error::new(Status::Persistence, format!("the database's locks cannot be used: {error}"))
+        .with_code("store_unavailable")
+        .with_hint("put the database on a local file system")
+}

@@ -1,0 +1,352 @@
+//! Writing: the writer's one connection.
+
+use super::super::backend::Item;
+use super::super::record::{DeadLetter, RunStatus, SessionCommit, SessionKey};
+use super::super::run_log::RunWrite;
+use super::super::{EventBlock, no_such_entry, session_exists};
+use super::failed;
+use crate::types::{Changes, Result, RunId, SessionId, now_ms};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+
+/// See the module's head.
+pub struct WriteConnection {
+    pub connection: Connection,
+    /// Whether commits wait for the disk.
+    is_durable: Option<bool>,
+}
+
+impl WriteConnection {
+    pub fn new(connection: Connection) -> Self {
+        Self { connection, is_durable: None }
+    }
+
+    /// Does something in one transaction, or not at all.
+    pub fn transaction<T>(&mut self, durable: bool, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        if self.is_durable != Some(durable) {
+            let mode = if durable { "FULL" } else { "NORMAL" };
+            self.connection.pragma_update(None, "synchronous", mode).map_err(failed)?;
+            self.is_durable = Some(durable);
+        }
+        // Immediate: a transaction that began by reading could not be upgraded while another process writes.
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        let done = work(&transaction)?;
+        transaction.commit().map_err(failed)?;
+        Ok(done)
+    }
+
+    pub fn write(&mut self, items: &[Item], durable: bool) -> Result<()> {
+        if items.is_empty() {
+            // What was committed before without waiting shall be on the disk, too: any write that is waited for takes it along.
+            return self.transaction(durable, |transaction| {
+                transaction.pragma_update(None, "user_version", super::schema::STEPS.len() as i32).map_err(failed)
+            });
+        }
+        self.transaction(durable, |transaction| {
+            for item in items {
+                match item {
+                    Item::Run(run) => write_run(transaction, run),
+                    Item::Session(commit, _) => commit_session(transaction, commit),
+                    Item::Blob { id, content, at_ms } => transaction
+                        .prepare_cached(
+                            "INSERT INTO blobs (hash, content, at_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                        )
+                        .and_then(|mut insert| insert.execute(params![id.bytes(), &**content, number(*at_ms)]))
+                        .map(drop),
+                    Item::DeadLetter(letter) => insert_dead_letter(transaction, letter),
+                }
+                .map_err(failed)?;
+            }
+            Ok(())
+        })
+    }
+
+    pub fn delete_session(&mut self, key: &SessionKey) -> Result<bool> {
+        self.transaction(true, |transaction| {
+            let names = params![key.scope.as_str(), key.id.as_str()];
+            let delete = || -> rusqlite::Result<bool> {
+                let session: Option<i64> = transaction
+                    .query_row("SELECT id FROM sessions WHERE scope = ? AND name = ?", names, |row| row.get(0))
+                    .optional()?;
+                let ended = "SELECT id FROM runs WHERE scope = ? AND session = ? AND status <> 'running'";
+                // The rows stay: without them nothing would tell a deleted event from a lost one.
+                transaction.execute(&format!("UPDATE events SET body = x'' WHERE run IN ({ended})"), names)?;
+                transaction.execute(
+                    "UPDATE runs SET error = NULL WHERE scope = ? AND session = ? AND status <> 'running'",
+                    names,
+                )?;
+                let Some(session) = session else { return Ok(false) };
+                transaction.execute("DELETE FROM entries WHERE session = ?", [session])?;
+                transaction.execute("DELETE FROM sessions WHERE id = ?", [session])?;
+                Ok(true)
+            };
+            delete().map_err(failed)
+        })
+    }
+
+    pub fn fork_session(&mut self, from: &SessionKey, to: &SessionId, entries: Option<usize>) -> Result<Option<usize>> {
+        self.transaction(true, |transaction| {
+            let find = |name: &str| {
+                transaction
+                    .query_row(
+                        "SELECT id, entries FROM sessions WHERE scope = ? AND name = ?",
+                        params![from.scope.as_str(), name],
+                        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+                    )
+                    .optional()
+                    .map_err(failed)
+            };
+            let Some((id, has)) = find(from.id.as_str())? else { return Ok(None) };
+            if find(to.as_str())?.is_some() {
+                return Err(session_exists(to));
+            }
+            let wanted = entries.map_or(has, |entries| i64::try_from(entries).unwrap_or(i64::MAX));
+            if wanted > has {
+                return Err(no_such_entry(entries));
+            }
+            let copy = || -> rusqlite::Result<()> {
+                transaction.execute(
+                    "INSERT INTO sessions (scope, name, version, head, entries, messages, created_at_ms, updated_at_ms) \
+                     VALUES (?1, ?2, ?3, '{}', ?4, \
+                       (SELECT count(*) FROM entries, json_each(entries.body) \
+                        WHERE session = ?5 AND position < ?4 AND json_extract(json_each.value, '$.role') <> 'compaction'), \
+                       ?3, ?3)",
+                    params![from.scope.as_str(), to.as_str(), number(now_ms()), wanted, id],
+                )?;
+                transaction.execute(
+                    "INSERT INTO entries (session, position, body) \
+                     SELECT ?, position, body FROM entries WHERE session = ? AND position < ?",
+                    params![transaction.last_insert_rowid(), id, wanted],
+                )?;
+                Ok(())
+            };
+            copy().map_err(failed)?;
+            Ok(Some(usize::try_from(wanted).unwrap_or(0)))
+        })
+    }
+
+    pub fn adopt(&mut self, run_id: &RunId, from_owner: &str, owner: &str) -> Result<bool> {
+        self.transaction(true, |transaction| {
+            transaction
+                .execute(
+                    "UPDATE runs SET owner = ? WHERE run_id = ? AND owner = ? AND status = 'running'",
+                    params![owner, run_id.as_str(), from_owner],
+                )
+                .map(|changed| changed == 1)
+                .map_err(failed)
+        })
+    }
+
+    pub fn abandon(&mut self, run_id: &RunId, error: &str, at_ms: u64) -> Result<bool> {
+        self.transaction(true, |transaction| {
+            let end = || -> rusqlite::Result<bool> {
+                let run: Option<i64> = transaction
+                    .query_row(
+                        "SELECT id FROM runs WHERE run_id = ? AND status = 'running'",
+                        [run_id.as_str()],
+                        |row| row.get(0),
+                    )
+                    .optional()?;
+                let Some(run) = run else { return Ok(false) };
+                transaction.execute(
+                    "UPDATE runs SET status = 'failed', ended_at_ms = ?, error = ?, request = NULL WHERE id = ?",
+                    params![number(at_ms), error, run],
+                )?;
+                forget_steps(transaction, run)?;
+                Ok(true)
+            };
+            end().map_err(failed)
+        })
+    }
+
+    pub fn remove_dead_letters(&mut self, ids: &[i64]) -> Result<u64> {
+        self.transaction(true, |transaction| {
+            let mut removed = 0;
+            for id in ids {
+                removed += transaction.execute("DELETE FROM dead_letters WHERE id = ?", [id]).map_err(failed)?;
+            }
+            Ok(removed as u64)
+        })
+    }
+}
+
+fn write_run(transaction: &Transaction<'_>, run: &RunWrite) -> rusqlite::Result<()> {
+    if run.makes_row {
+        make_row(transaction, run)?;
+    } else if run.row() == 0 {
+        // It goes on with a row that another runtime made.
+        let id = run.begin().run_id.as_str();
+        run.has_row(transaction.query_row("SELECT id FROM runs WHERE run_id = ?", [id], |row| row.get(0))?);
+    }
+    let row = run.row();
+    if let Some(block) = &run.block {
+        insert_block(transaction, row, block)?;
+    }
+    if let Some(changes) = &run.changes {
+        write_changes(transaction, "run_entries", "run", row, changes)?;
+    }
+    for call in &run.calls {
+        let result = call.result.as_ref().map(|result| serde_json::to_string(result).unwrap_or_default());
+        transaction
+            .prepare_cached(
+                "INSERT INTO calls (run, call_id, name, effect, result) VALUES (?, ?, ?, ?, ?) \
+                 ON CONFLICT DO UPDATE SET result = excluded.result",
+            )?
+            .execute(params![row, call.id.as_str(), call.name, call.effect, result])?;
+    }
+    if let Some((commit, _)) = run.end.as_ref().and_then(|end| end.session.as_ref()) {
+        commit_session(transaction, commit)?;
+    }
+    if run.makes_row {
+        // The row was made as the run is now.
+        return Ok(());
+    }
+    let last = run.block.as_ref().map(|block| (number(block.head.last_seq), block.hash));
+    match &run.end {
+        Some(end) => {
+            transaction
+                .prepare_cached(
+                    "UPDATE runs SET status = ?, ended_at_ms = ?, error = ?, request = NULL, \
+                     last_seq = coalesce(?, last_seq), chain = coalesce(?, chain) WHERE id = ?",
+                )?
+                .execute(params![
+                    end.status.name(),
+                    number(end.ended_at_ms),
+                    end.error,
+                    last.map(|(seq, _)| seq),
+                    last.map(|(_, hash)| hash),
+                    row
+                ])?;
+            forget_steps(transaction, row)?;
+        }
+        None => {
+            if let Some((seq, hash)) = last {
+                transaction
+                    .prepare_cached("UPDATE runs SET last_seq = ?, chain = ? WHERE id = ?")?
+                    .execute(params![seq, hash, row])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was only of use to go on with.
+fn forget_steps(transaction: &Transaction<'_>, run: i64) -> rusqlite::Result<()> {
+    transaction.prepare_cached("DELETE FROM run_entries WHERE run = ?")?.execute([run])?;
+    transaction.prepare_cached("DELETE FROM calls WHERE run = ?")?.execute([run])?;
+    Ok(())
+}
+
+fn make_row(transaction: &Transaction<'_>, run: &RunWrite) -> rusqlite::Result<()> {
+    let begin = run.begin();
+    let (last_seq, chain) = run.block.as_ref().map_or((0, [0; 32]), |block| (number(block.head.last_seq), block.hash));
+    let status = run.end.as_ref().map_or(RunStatus::Running, |end| end.status);
+    let request = if run.end.is_none() { Some(&*begin.request) } else { None };
+    transaction
+        .prepare_cached(
+            "INSERT INTO runs (run_id, scope, session, agent, owner, status, started_at_ms, ended_at_ms, request, error, \
+             last_seq, chain) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![
+            begin.run_id.as_str(),
+            begin.scope.as_str(),
+            begin.session.as_ref().map(SessionId::as_str),
+            begin.agent.as_str(),
+            &*begin.owner,
+            status.name(),
+            number(begin.started_at_ms),
+            run.end.as_ref().map(|end| number(end.ended_at_ms)),
+            request,
+            run.end.as_ref().and_then(|end| end.error.as_deref()),
+            last_seq,
+            chain,
+        ])?;
+    run.has_row(transaction.last_insert_rowid());
+    Ok(())
+}
+
+fn insert_block(transaction: &Transaction<'_>, run: i64, block: &EventBlock) -> rusqlite::Result<()> {
+    let EventBlock { head, body, hash } = block;
+    transaction
+        .prepare_cached(
+            "INSERT INTO events (run, first_seq, last_seq, first_at_ms, last_at_ms, types, body, hash) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![
+            run,
+            number(head.first_seq),
+            number(head.last_seq),
+            number(head.first_at_ms),
+            number(head.last_at_ms),
+            number(head.types),
+            body,
+            hash
+        ])?;
+    Ok(())
+}
+
+fn commit_session(transaction: &Transaction<'_>, commit: &SessionCommit) -> rusqlite::Result<()> {
+    let SessionCommit { key, version, head, changes, messages, at_ms } = commit;
+    let entries = changes.as_ref().map(|changes| number(changes.len() as u64));
+    let session: i64 = transaction
+        .prepare_cached(
+            "INSERT INTO sessions (scope, name, version, head, entries, messages, created_at_ms, updated_at_ms) \
+             VALUES (?1, ?2, ?3, ?4, coalesce(?5, 0), ?6, ?7, ?7) \
+             ON CONFLICT (scope, name) DO UPDATE SET version = ?3, head = ?4, entries = coalesce(?5, entries), \
+             messages = ?6, updated_at_ms = ?7 RETURNING id",
+        )?
+        .query_row(
+            params![
+                key.scope.as_str(),
+                key.id.as_str(),
+                number(*version),
+                head,
+                entries,
+                number(*messages as u64),
+                number(*at_ms)
+            ],
+            |row| row.get(0),
+        )?;
+    match changes {
+        Some(changes) => write_changes(transaction, "entries", "session", session, changes),
+        None => Ok(()),
+    }
+}
+
+/// Replaces a conversation's entries from where they changed.
+fn write_changes(
+    transaction: &Transaction<'_>,
+    table: &str,
+    owner: &str,
+    id: i64,
+    changes: &Changes,
+) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(&format!("DELETE FROM {table} WHERE {owner} = ? AND position >= ?"))?
+        .execute(params![id, number(changes.from as u64)])?;
+    let mut insert =
+        transaction.prepare_cached(&format!("INSERT INTO {table} ({owner}, position, body) VALUES (?, ?, ?)"))?;
+    for (index, body) in changes.entries.iter().enumerate() {
+        insert.execute(params![id, number((changes.from + index) as u64), body])?;
+    }
+    Ok(())
+}
+
+fn insert_dead_letter(transaction: &Transaction<'_>, letter: &DeadLetter) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO dead_letters (subscription, reason, attempts, at_ms, event) VALUES (?, ?, ?, ?, ?)",
+        )?
+        .execute(params![
+            letter.subscription,
+            letter.reason,
+            letter.attempts,
+            number(letter.at_ms),
+            letter.event.to_string()
+        ])?;
+    Ok(())
+}
+
+/// As SQLite counts. Nothing of ours comes near the bound.
+pub fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,471 @@
+//! The one writer of a runtime: group commit on a thread of its own.
+//!
+//! Whoever has something to write says so and goes on. The writer waits a moment for more ([`LINGER`]), unless somebody
+//! waits for it, and writes all there is in one transaction; so what many runs do costs one commit. When a write fails
+//! nothing is lost: it is tried again until it succeeds, whoever waits for it is told, and [`Writer::check`] refuses new
+//! runs meanwhile.
+
+use super::backend::{Backend, Item};
+use super::record::{Cutoffs, Pruned};
+use super::run_log::RunLog;
+use crate::config::{RetentionConfig, WriterConfig};
+use crate::types::{Error, Result, Status, now_ms};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, oneshot};
+
+/// How long the writer waits for more before it writes what nobody waits for.
+const LINGER: Duration = Duration::from_millis(2);
+/// How long it waits before it tries again what failed; doubled each time, up to the second.
+const RETRY: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(2)];
+/// How long closing tries to write what could not be written.
+const LAST_TRIES: Duration = Duration::from_secs(5);
+
+/// How soon something is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// With what follows, but not later than the configured interval.
+    Later,
+    /// With what comes in the next moment.
+    Soon,
+}
+
+type Job = Box<dyn FnOnce(&dyn Backend) + Send>;
+
+#[derive(Default)]
+struct Queue {
+    soon: Vec<Arc<RunLog>>,
+    later: VecDeque<(Instant, Arc<RunLog>)>,
+    items: Vec<Item>,
+    jobs: VecDeque<Job>,
+    waiters: Vec<oneshot::Sender<Result<()>>>,
+    /// Whether one of the waiters wants it on the disk.
+    durable: bool,
+    closing: bool,
+    closed: bool,
+}
+
+impl Queue {
+    fn is_idle(&self) -> bool {
+        self.soon.is_empty() && self.items.is_empty() && self.jobs.is_empty() && self.waiters.is_empty()
+    }
+}
+
+/// See the module's head.
+pub struct Writer {
+    backend: Arc<dyn Backend>,
+    config: WriterConfig,
+    retention: Retention,
+    queue: Mutex<Queue>,
+    /// Something to write, or the end.
+    work: Condvar,
+    ended: Condvar,
+    started: AtomicBool,
+    /// Events that wait.
+    waiting: AtomicUsize,
+    room: Notify,
+    health: Mutex<Option<Error>>,
+    counts: Mutex<Counts>,
+}
+
+/// How long what is kept is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Seconds that events are kept.
+    pub events_seconds: f64,
+    /// The rest.
+    pub rest: RetentionConfig,
+}
+
+impl Retention {
+    fn cutoffs(&self) -> Cutoffs {
+        let now = now_ms();
+        let before = |seconds: f64| now.saturating_sub((seconds * 1000.0) as u64);
+        Cutoffs {
+            events_ms: Some(before(self.events_seconds)),
+            runs_ms: self.rest.runs_seconds.map(before),
+            sessions_ms: self.rest.sessions_seconds.map(before),
+            blobs_ms: self.rest.blobs_seconds.map(before),
+            dead_letters_ms: self.rest.dead_letters_seconds.map(before),
+            max_bytes: self.rest.max_bytes,
+        }
+    }
+}
+
+/// What the writer has done; part of `par_runtime_info`.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+pub struct Counts {
+    /// Transactions.
+    pub commits: u64,
+    /// Of these, those that waited for the disk.
+    pub durable_commits: u64,
+    /// Items written.
+    pub items: u64,
+    /// Writes that failed; each was tried again.
+    pub failures: u64,
+    /// Items that the database refused for good. Always 0, unless there is a bug.
+    pub refused: u64,
+    /// How long the last write took, in microseconds.
+    pub last_commit_us: u64,
+    /// When something was last written.
+    pub last_commit_at_ms: u64,
+    /// What went because it was too old.
+    pub pruned: Pruned,
+}
+
+impl Writer {
+    /// The writer of this database. It begins with the first thing to write.
+    pub fn new(backend: Arc<dyn Backend>, config: WriterConfig, retention: Retention) -> Arc<Self> {
+        Arc::new(Self {
+            backend,
+            config,
+            retention,
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            ended: Condvar::new(),
+            started: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            room: Notify::new(),
+            health: Mutex::default(),
+            counts: Mutex::default(),
+        })
+    }
+
+    /// What it has done.
+    pub fn counts(&self) -> Counts {
+        self.counts.lock().clone()
+    }
+
+    /// Events that wait.
+    pub fn backlog(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Why the last write failed, if it did.
+    pub fn failure(&self) -> Option<Error> {
+        self.health.lock().clone()
+    }
+
+    /// What is too old now.
+    pub fn cutoffs(&self) -> Cutoffs {
+        self.retention.cutoffs()
+    }
+
+    /// Refuses new work while writing fails: nothing is done that cannot be kept.
+    pub fn check(&self) -> Result<()> {
+        self.failure().map_or(Ok(()), Err)
+    }
+
+    /// Events of a run wait, and the run was not yet told of.
+    pub(super) fn waits(&self, events: usize) {
+        if events > 0 {
+            self.waiting.fetch_add(events, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether more events may wait.
+    pub fn has_room(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) < self.config.capacity
+    }
+
+    /// Completes when more events may wait.
+    pub async fn room(&self) {
+        while !self.has_room() {
+            let notified = self.room.notified();
+            if self.has_room() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// A run has something to write.
+    pub(super) fn enqueue(self: &Arc<Self>, log: &Arc<RunLog>, urgency: Urgency) {
+        let mut queue = self.queue.lock();
+        let was_idle = queue.is_idle();
+        match urgency {
+            Urgency::Soon => queue.soon.push(Arc::clone(log)),
+            Urgency::Later => {
+                let due = Instant::now() + Duration::from_millis(self.config.flush_interval_ms);
+                queue.later.push_back((due, Arc::clone(log)));
+            }
+        }
+        // A writer that waits for more already needs no word of it.
+        let wakes = was_idle && (urgency == Urgency::Soon || queue.later.len() == 1);
+        self.begin(queue, wakes);
+    }
+
+    /// Writes an item with the next ones.
+    pub fn push(self: &Arc<Self>, item: Item) {
+        let mut queue = self.queue.lock();
+        let was_idle = queue.is_idle();
+        queue.items.push(item);
+        self.begin(queue, was_idle);
+    }
+
+    /// Waits until everything that the run has said is written; on the disk, if `durable`.
+    pub(super) async fn commit(self: &Arc<Self>, log: &Arc<RunLog>, durable: bool) -> Result<()> {
+        let written = {
+            let mut queue = self.queue.lock();
+            queue.soon.push(Arc::clone(log));
+            self.waiter(queue, durable)
+        };
+        written.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Waits until everything that was said before is written; on the disk, if `durable`.
+    pub async fn flush(self: &Arc<Self>, durable: bool) -> Result<()> {
+        let written = {
+            let mut queue = self.queue.lock();
+            let later: Vec<_> = queue.later.drain(..).map(|(_, log)| log).collect();
+            queue.soon.extend(later);
+            self.waiter(queue, durable)
+        };
+        written.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Does something with the database in the writer's place, after what was said before.
+    pub async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        job: impl FnOnce(&dyn Backend) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (told, answer) = oneshot::channel();
+        {
+            let mut queue = self.queue.lock();
+            queue.jobs.push_back(Box::new(move |backend| {
+                // Whoever asked may have gone.
+                let _ = told.send(job(backend));
+            }));
+            self.begin(queue, true);
+        }
+        answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    fn waiter(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue>, durable: bool) -> oneshot::Receiver<Result<()>> {
+        let (told, written) = oneshot::channel();
+        queue.waiters.push(told);
+        queue.durable |= durable;
+        self.begin(queue, true);
+        written
+    }
+
+    fn begin(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue>, wakes: bool) {
+        if queue.closed {
+            queue.waiters.clear();
+            queue.jobs.clear();
+            return;
+        }
+        if !self.started.swap(true, Ordering::AcqRel) {
+            let writer = Arc::clone(self);
+            let spawned = std::thread::Builder::new().name("par-store".into()).spawn(move || writer.work());
+            if let Err(error) = spawned {
+                self.started.store(false, Ordering::Release);
+                *self.health.lock() = Some(
+                    Error::new(Status::Persistence, format!("the writer's thread cannot be started: {error}"))
+                        .with_hint("raise RLIMIT_NPROC"),
+                );
+                queue.waiters.clear();
+                queue.jobs.clear();
+            }
+            return;
+        }
+        drop(queue);
+        if wakes {
+            self.work.notify_one();
+        }
+    }
+
+    /// Writes what there is, and ends. An error: what could not be written.
+    pub fn close(&self) -> Result<()> {
+        let mut queue = self.queue.lock();
+        queue.closing = true;
+        if self.started.load(Ordering::Acquire) {
+            self.work.notify_one();
+            while !queue.closed {
+                self.ended.wait(&mut queue);
+            }
+        }
+        queue.closed = true;
+        drop(queue);
+        self.check()
+    }
+
+    // ---- the writer's thread
+
+    fn work(&self) {
+        // What could not be written. As long as there is any, nothing else is fetched: it waits where it is, and bounds what
+        // the runs may add.
+        let mut retained: Vec<Item> = Vec::new();
+        let mut delay = None;
+        let mut next_look = Instant::now();
+        let mut last_tries = None;
+        loop {
+            let mut found = self.wait(delay, next_look);
+            found.jobs.drain(..).for_each(|job| job(&*self.backend));
+            let mut written = self.write(&mut retained, false);
+            if written.is_ok() {
+                retained = self.fetch(&mut found);
+                written = self.write(&mut retained, found.durable);
+            }
+            delay = match &written {
+                Ok(()) => None,
+                Err(_) => Some(delay.map_or(RETRY[0], |delay: Duration| (delay * 2).min(RETRY[1]))),
+            };
+            found.waiters.drain(..).for_each(|waiter| drop(waiter.send(written.clone())));
+            let closing = found.closing;
+            let mut queue = self.queue.lock();
+            queue.soon.extend(found.logs);
+            queue.items.splice(0..0, found.items);
+            if closing {
+                let until = *last_tries.get_or_insert_with(|| Instant::now() + LAST_TRIES);
+                let is_done = queue.is_idle() && queue.later.is_empty() && retained.is_empty();
+                if is_done || Instant::now() > until {
+                    queue.closed = true;
+                    self.ended.notify_all();
+                    return;
+                }
+            } else if retained.is_empty() && Instant::now() >= next_look {
+                drop(queue);
+                next_look = self.remove_old();
+            }
+        }
+    }
+
+    /// Fetches what there is to write.
+    fn fetch(&self, found: &mut Found) -> Vec<Item> {
+        let mut items = Vec::with_capacity(found.logs.len() + found.items.len());
+        for (write, waited) in found.logs.drain(..).filter_map(|log| log.fetch()) {
+            self.waiting.fetch_sub(waited, Ordering::Relaxed);
+            items.push(Item::Run(Box::new(write)));
+        }
+        // A large result is written before whatever names it.
+        items.splice(0..0, found.items.drain(..));
+        self.room.notify_waiters();
+        items
+    }
+
+    /// Waits for something to do: until there is something and, unless somebody waits for it, a moment longer. `retry`: what
+    /// failed is tried again after this.
+    fn wait(&self, retry: Option<Duration>, next_look: Instant) -> Found {
+        let mut queue = self.queue.lock();
+        let began = Instant::now();
+        while queue.is_idle() && !queue.closing {
+            let due = [
+                queue.later.front().map(|(due, _)| *due),
+                retry.map(|delay| began + delay),
+                retry.is_none().then_some(next_look),
+            ];
+            let Some(due) = due.into_iter().flatten().min() else { break };
+            if Instant::now() >= due || self.work.wait_until(&mut queue, due).timed_out() {
+                break;
+            }
+        }
+        if let (true, Some(delay)) = (queue.closing, retry) {
+            self.work.wait_for(&mut queue, delay);
+        }
+        // Nobody waits: a moment for more, so that many runs share a commit. What fails is not tried without end.
+        let linger = retry.unwrap_or_else(|| LINGER.min(Duration::from_millis(self.config.flush_interval_ms)));
+        let until = Instant::now() + linger;
+        while queue.waiters.is_empty() && queue.jobs.is_empty() && !queue.closing && !queue.is_idle() {
+            if self.work.wait_until(&mut queue, until).timed_out() {
+                break;
+            }
+        }
+        let now = Instant::now();
+        let closing = queue.closing;
+        let mut logs = std::mem::take(&mut queue.soon);
+        while queue.later.front().is_some_and(|(due, _)| *due <= now || closing) {
+            logs.extend(queue.later.pop_front().map(|(_, log)| log));
+        }
+        Found {
+            logs,
+            items: std::mem::take(&mut queue.items),
+            jobs: std::mem::take(&mut queue.jobs),
+            waiters: std::mem::take(&mut queue.waiters),
+            durable: std::mem::take(&mut queue.durable) || closing,
+            closing,
+        }
+    }
+
+    /// Writes the items and empties the list, or leaves it as it was.
+    fn write(&self, items: &mut Vec<Item>, durable: bool) -> Result<()> {
+        if items.is_empty() && !durable {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let written = match self.backend.write(items, durable) {
+            // Not the database's trouble, but one item's: it must not keep all others from being written.
+            Err(error) if error.code() == Some("store_refused") => self.write_singly(items, durable),
+            other => other,
+        };
+        let mut counts = self.counts.lock();
+        match written {
+            Ok(()) => {
+                counts.commits += 1;
+                counts.durable_commits += u64::from(durable);
+                counts.items += items.len() as u64;
+                counts.last_commit_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                counts.last_commit_at_ms = now_ms();
+                drop(counts);
+                items.clear();
+                if self.health.lock().take().is_some() {
+                    tracing::info!("the store can be written to again");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                counts.failures += 1;
+                drop(counts);
+                if self.health.lock().replace(error.clone()).is_none() {
+                    tracing::error!("the store cannot be written to: {error}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn write_singly(&self, items: &mut Vec<Item>, durable: bool) -> Result<()> {
+        while let Some(item) = items.first() {
+            match self.backend.write(std::slice::from_ref(item), durable) {
+                Err(error) if error.code() == Some("store_refused") => {
+                    tracing::error!("the store refused an item, which is lost: {error}");
+                    self.counts.lock().refused += 1;
+                }
+                other => other?,
+            }
+            items.remove(0);
+        }
+        Ok(())
+    }
+
+    /// Removes a little of what is too old, and answers when to look again: soon, if there may be more.
+    fn remove_old(&self) -> Instant {
+        let pruned = self.backend.prune(&self.retention.cutoffs()).unwrap_or_else(|error| {
+            tracing::warn!("what is too old could not be removed: {error}");
+            Pruned::default()
+        });
+        if !pruned.any() {
+            return Instant::now() + Duration::from_secs_f64(self.retention.rest.interval_seconds);
+        }
+        self.counts.lock().pruned += pruned;
+        Instant::now() + LINGER
+    }
+}
+
+struct Found {
+    logs: Vec<Arc<RunLog>>,
+    items: Vec<Item>,
+    jobs: VecDeque<Job>,
+    waiters: Vec<oneshot::Sender<Result<()>>>,
+    durable: bool,
+    closing: bool,
+}
+
+fn ended() -> Error {
+    Error::new(Status::Persistence, "the runtime was closed before this was written").with_code("store_closed")
+}
