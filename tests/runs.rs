@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use par::llm::{DeltaSink, ModelAnswer, ModelRequest, Provider};
 use par::runtime::Runtime;
-use par::tools::{Invocation, Tool, ToolFailure, ToolOutput};
+use par::tools::{Invocation, Review, Tool, ToolFailure, ToolOutput};
 use par::types::{Error, Status};
 use pretty_assertions::assert_eq;
 use serde_json::{Value, json};
@@ -363,6 +363,52 @@ impl Tool for Fails {
             ToolFailure { message: "no such city".into(), code: Some("unknown_city".into()), retryable: true };
         std::future::ready(Err(failure)).boxed()
     }
+}
+
+/// Reviews its own calls: 1 goes, 2 is asked for, 3 is refused.
+struct Careful;
+
+impl Tool for Careful {
+    fn call<'a>(&'a self, invocation: Invocation<'a>) -> BoxFuture<'a, ToolOutput> {
+        invocation.progress(&json!({"half": true}));
+        std::future::ready(Ok(invocation.input["n"].clone())).boxed()
+    }
+
+    fn review(&self, invocation: &Invocation<'_>) -> Result<Review, ToolFailure> {
+        match invocation.input["n"].as_u64() {
+            Some(1) => Ok(Review::Go),
+            Some(2) => Ok(Review::Ask("two is a lot".into())),
+            _ => Err(ToolFailure::new("three is too much")),
+        }
+    }
+
+    fn may_ask(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_tool_reviews_its_calls_and_says_how_far_it_is() {
+    let call = |n: u64| json!({"id": format!("c{n}"), "name": "t", "input": {"n": n}});
+    let runtime = scripted(json!([{"tool_calls": [call(1), call(2), call(3)]}, {"text": "ok"}]));
+    let definition = r#"{"name": "t", "input_schema": {"properties": {"n": {"type": "integer"}}}}"#;
+    runtime.register_native_tool(definition, Arc::new(Careful)).unwrap();
+    agent(&runtime, json!(["t"]));
+    let refused = invoke(&runtime, json!({"agent": "a", "input": "go"})).unwrap_err();
+    assert_eq!(refused.status(), Status::NoHandler, "a blocking call has no way to ask");
+    let stream = runtime.stream(r#"{"agent": "a", "input": "go"}"#).unwrap();
+    let mut seen = Vec::new();
+    while let Some(event) = next(&stream) {
+        if event["type"] == "approval_request" {
+            assert_eq!(event["reason"], "two is a lot");
+            runtime.approval_resolve(event["approval_id"].as_str().unwrap(), "\"approve\"").unwrap();
+        }
+        seen.push(event);
+    }
+    let results: Vec<_> = of_type(&seen, "tool_result").into_iter().map(|event| event["content"].clone()).collect();
+    assert_eq!(of_type(&seen, "tool_progress").len(), 2);
+    assert!(results.contains(&json!("1")) && results.contains(&json!("2")), "{results:?}");
+    assert!(results.contains(&json!("The tool failed: three is too much")), "{results:?}");
 }
 
 #[test]

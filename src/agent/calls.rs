@@ -255,7 +255,12 @@ impl Desk<'_, '_> {
                 if let Err(wrong) = tool.input.check(&input) {
                     return Ok(Err(misfit(call, &wrong)));
                 }
-                match permission::rule(work, tool, &input)? {
+                let emit = |event: &EventBody<'_>| work.emitter.emit(event);
+                let cancel = work.spec.control.cancel.clone();
+                let key = self.idempotency_key(call);
+                let invocation =
+                    Invocation { id: &call.id, idempotency_key: &key, input: &input, cancel, emit: &emit };
+                match permission::rule(work, tool, &invocation)? {
                     Rule::Allow => {}
                     Rule::Deny(why) => return Ok(Err(why)),
                     Rule::Ask(why) => match Box::pin(permission::ask(work, call, Some(tool), input, &why)).await? {
@@ -366,8 +371,10 @@ impl Desk<'_, '_> {
     ) -> std::result::Result<Output, String> {
         self.work.progress.started_calls.start(&call.id);
         let cancel = self.work.spec.control.cancel.child();
+        let emit = |event: &EventBody<'_>| self.work.emitter.emit(event);
         let key = self.idempotency_key(call);
-        let invocation = Invocation { id: &call.id, idempotency_key: &key, input, cancel: cancel.clone() };
+        let invocation =
+            Invocation { id: &call.id, idempotency_key: &key, input, cancel: cancel.clone(), emit: &emit };
         // A tool may panic before it returns its future, too.
         let running = AssertUnwindSafe(async { tool.call(invocation).await }).catch_unwind();
         match timeout(limit, running).await {

@@ -3,7 +3,7 @@
 use super::work::Work;
 use crate::config::{Decision, Otherwise, Permission, is_true};
 use crate::events::Emitter;
-use crate::tools::Registered;
+use crate::tools::{Invocation, Registered, Review, Runner};
 use crate::types::{Error, EventBody, Result, ToolCall};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
@@ -24,8 +24,22 @@ pub enum Rule {
     Deny(String),
 }
 
-/// What the rules say of a call of `tool` with this input. An error: a condition that cannot be evaluated.
-pub fn rule(work: &Work<'_>, tool: &Registered, input: &Value) -> Result<Rule> {
+/// What the rules say of a call, and then the tool itself. An error: a condition that cannot be evaluated.
+pub fn rule(work: &Work<'_>, tool: &Registered, call: &Invocation<'_>) -> Result<Rule> {
+    let configured = configured(work, tool, call.input)?;
+    let reviewed = match (&configured, &tool.runner) {
+        (Rule::Deny(_), _) | (_, Runner::Host) => return Ok(configured),
+        (Rule::Allow | Rule::Ask(_), Runner::Native(native)) => native.review(call),
+    };
+    Ok(match (configured, reviewed) {
+        (_, Err(failure)) => Rule::Deny(failure.for_model()),
+        (Rule::Allow, Ok(Review::Ask(why))) => Rule::Ask(why),
+        (Rule::Ask(first), Ok(Review::Ask(second))) => Rule::Ask(format!("{first}; {second}")),
+        (configured, Ok(_)) => configured,
+    })
+}
+
+fn configured(work: &Work<'_>, tool: &Registered, input: &Value) -> Result<Rule> {
     let name = &tool.config.name;
     let otherwise = |otherwise: Otherwise, why: &str| match otherwise {
         Otherwise::Deny => Rule::Deny(format!("The tool {name:?} is not allowed here: {why}. Do without it.")),

@@ -6,10 +6,9 @@
 
 use super::setup::Setup;
 use crate::config::{TemplateConfig, strict};
-use crate::types::{AgentId, Error, Result, Status};
+use crate::types::{AgentId, Error, Result, Status, now_ms, rfc3339};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
-use std::time::SystemTime;
 
 const BUILTIN: [&str; 5] = ["agent_id", "runtime_id", "available_tools", "user_variables", "current_time"];
 
@@ -196,30 +195,11 @@ fn value_of(name: &str, values: &Values<'_>) -> String {
             "runtime_id" => values.runtime_id.to_owned(),
             "available_tools" => Value::from(values.available_tools.clone()).to_string(),
             "user_variables" => Value::Object(values.variables.clone()).to_string(),
-            "current_time" => rfc3339_now(),
+            "current_time" => rfc3339(now_ms() / 1_000),
             // Declared, not required, and not given.
             _ => String::new(),
         },
     }
-}
-
-/// `2026-11-21T08:30:00Z` (RFC 3339, UTC, whole seconds).
-fn rfc3339_now() -> String {
-    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    rfc3339(seconds)
-}
-
-/// Days to a date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
-fn rfc3339(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3_600, second / 60 % 60, second % 60)
 }
 
 #[cfg(test)]

@@ -31,7 +31,8 @@ pub struct AgentConfig {
     #[serde(default, deserialize_with = "models")]
     #[schemars(with = "Vec<ModelShape>")]
     pub fallback: Vec<ModelConfig>,
-    /// Names of registered tools, and of built-in ones: `read_blob`.
+    /// Names of registered tools, of built-in ones such as `calculator`, and of sets of those: `builtin:readonly`,
+    /// `builtin:all`.
     #[serde(default)]
     pub tools: Vec<String>,
     /// Agents it may hand the conversation over to: names, or objects.

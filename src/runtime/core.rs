@@ -18,6 +18,7 @@ use crate::events::{Bounds, Hub, LogSubscriber, Queue};
 use crate::llm::{HttpPool, Provider, Recorder};
 use crate::middleware::Chain;
 use crate::store::{Store, StoreConfig};
+use crate::tools::builtin::{Builtins, Kit};
 use crate::tools::{HostDesk, Registered, Registry, Runner, Tool, ToolFailure};
 use crate::types::{AgentId, Error, Result, Status};
 use parking_lot::RwLock;
@@ -143,7 +144,7 @@ impl Runtime {
             limits: &limits,
             owner: &id,
         })?);
-        let builtin = crate::tools::builtin::all(&store)?;
+        let builtin = Builtins::new(Kit { store: Arc::clone(&store) });
         let ledgers = config
             .budget
             .filter(|budget| !budget.is_unlimited())

@@ -242,7 +242,7 @@ impl Core {
                     "use par_stream_start, or par_on_tool, or serve the inbox (par_inbox_wait) from another thread",
                 ));
             }
-            if tool.config.permission.may_ask() && self.approvals.callback().is_none() {
+            if tool.may_ask() && self.approvals.callback().is_none() {
                 return Err(Error::new(
                     Status::NoHandler,
                     format!(

@@ -1,8 +1,10 @@
 //! What a tool is to the loop: something that turns arguments into an output, or into a failure the model can act on.
 
-use crate::types::{Cancel, ToolCallId};
+use crate::types::{Cancel, EventBody, ToolCallId};
 use futures_util::future::BoxFuture;
+use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::to_raw_value;
 
 /// A tool that runs inside the library, or in a Rust host.
 ///
@@ -12,10 +14,31 @@ use serde_json::Value;
 pub trait Tool: Send + Sync {
     /// Runs the tool once. The input has been checked against its schema.
     fn call<'a>(&'a self, invocation: Invocation<'a>) -> BoxFuture<'a, ToolOutput>;
+
+    /// Whether this call must be asked for first, besides what the tool's permission says. A failure is told to the model
+    /// instead of running the call. An approval may change the input afterwards: what must never run is refused in
+    /// [`Tool::call`], too.
+    fn review(&self, _invocation: &Invocation<'_>) -> Result<Review, ToolFailure> {
+        Ok(Review::Go)
+    }
+
+    /// Whether [`Tool::review`] may ever ask.
+    fn may_ask(&self) -> bool {
+        false
+    }
+}
+
+/// What a tool thinks of a call before it is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Review {
+    /// It may be made.
+    Go,
+    /// Somebody must be asked; why.
+    Ask(String),
 }
 
 /// One call of a [`Tool`].
-#[derive(Debug)]
+#[derive(Clone)]
 pub struct Invocation<'a> {
     /// Which call it is.
     pub id: &'a ToolCallId,
@@ -25,6 +48,18 @@ pub struct Invocation<'a> {
     pub input: &'a Value,
     /// Fires when the result is not wanted any more.
     pub cancel: Cancel,
+    /// Takes events of the run.
+    pub emit: &'a (dyn Fn(&EventBody<'_>) + Send + Sync),
+}
+
+impl Invocation<'_> {
+    /// Says how far the call is: a `tool_progress` event with this note.
+    pub fn progress(&self, note: &impl Serialize) {
+        // What cannot be said in JSON is not worth failing for.
+        if let Ok(note) = to_raw_value(note) {
+            (self.emit)(&EventBody::ToolProgress { tool_call_id: self.id, note: &note });
+        }
+    }
 }
 
 /// What a tool gives back: any JSON, or a failure.
@@ -45,6 +80,16 @@ impl ToolFailure {
     /// A failure that trying again will not mend.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: None, retryable: false }
+    }
+
+    /// The same with a stable word for programs.
+    pub fn with_code(self, code: impl Into<String>) -> Self {
+        Self { code: Some(code.into()), ..self }
+    }
+
+    /// The same, and the model may try again.
+    pub fn retryable(self) -> Self {
+        Self { retryable: true, ..self }
     }
 
     /// What the model reads.

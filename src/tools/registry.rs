@@ -1,5 +1,6 @@
 //! Which tools there are, each compiled once.
 
+use super::builtin::Builtins;
 use super::{Schema, Tool};
 use crate::config::ToolConfig;
 use crate::types::{Error, Result, Status, ToolSpec};
@@ -48,6 +49,15 @@ impl Registered {
         Ok(Self { config, input, output, permits, runner, spec })
     }
 
+    /// Whether a call may have to be asked for.
+    pub fn may_ask(&self) -> bool {
+        let reviews = match &self.runner {
+            Runner::Host => false,
+            Runner::Native(tool) => tool.may_ask(),
+        };
+        reviews || self.config.permission.may_ask()
+    }
+
     /// What a model is told.
     pub fn spec(&self) -> &ToolSpec {
         &self.spec
@@ -59,14 +69,13 @@ impl Registered {
 pub struct Registry {
     tools: RwLock<BTreeMap<String, Arc<Registered>>>,
     /// Those of the library; a registered tool of the same name goes before.
-    builtin: BTreeMap<String, Arc<Registered>>,
+    builtin: Option<Builtins>,
 }
 
 impl Registry {
     /// Only the library's own tools.
-    pub fn with_builtin(tools: Vec<Registered>) -> Self {
-        let builtin = tools.into_iter().map(|tool| (tool.config.name.clone(), Arc::new(tool))).collect();
-        Self { tools: RwLock::default(), builtin }
+    pub fn with_builtin(builtin: Builtins) -> Self {
+        Self { tools: RwLock::default(), builtin: Some(builtin) }
     }
 
     /// Adds a tool. A name that is taken is an error: nothing is replaced by accident.
@@ -105,15 +114,33 @@ impl Registry {
         }
     }
 
-    /// The tools of these names, sorted by name. `path` is where the names were given.
+    /// The tools of these names and sets of names, each once, sorted by name. `path` is where the names were given.
     pub fn resolve(&self, names: &[String], path: &str) -> Result<Vec<Arc<Registered>>> {
-        let mut found = Vec::with_capacity(names.len());
+        let mut found = BTreeMap::new();
         for (index, name) in names.iter().enumerate() {
-            let tool = self.tools.read().get(name).or_else(|| self.builtin.get(name)).cloned();
-            found.push(tool.ok_or_else(|| self.not_found(name, Some(format!("{path}[{index}]"))))?);
+            let at = || Some(format!("{path}[{index}]"));
+            let set = self.builtin.as_ref().and_then(|_| Builtins::set(name));
+            match set {
+                Some(names) => {
+                    for name in names {
+                        found.insert(name.to_owned(), self.find(name)?.ok_or_else(|| self.not_found(name, at()))?);
+                    }
+                }
+                None => {
+                    found.insert(name.clone(), self.find(name)?.ok_or_else(|| self.not_found(name, at()))?);
+                }
+            }
         }
-        found.sort_by(|a, b| a.config.name.cmp(&b.config.name));
-        Ok(found)
+        Ok(found.into_values().collect())
+    }
+
+    fn find(&self, name: &str) -> Result<Option<Arc<Registered>>> {
+        let registered = self.tools.read().get(name).cloned();
+        match (registered, &self.builtin) {
+            (Some(tool), _) => Ok(Some(tool)),
+            (None, Some(builtin)) => builtin.get(name),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Every tool, by name.
@@ -124,11 +151,11 @@ impl Registry {
     fn not_found(&self, name: &str, path: Option<String>) -> Error {
         let error = Error::new(Status::NotFound, format!("no tool {name:?} is registered"));
         let tools = self.tools.read();
-        let error =
-            match crate::config::strict::nearest(name, tools.keys().chain(self.builtin.keys()).map(String::as_str)) {
-                Some(near) => error.with_hint(format!("did you mean {near:?}?")),
-                None => error.with_hint("register it first by par_register_tool"),
-            };
+        let builtin = self.builtin.iter().flat_map(|_| Builtins::names());
+        let error = match crate::config::strict::nearest(name, tools.keys().map(String::as_str).chain(builtin)) {
+            Some(near) => error.with_hint(format!("did you mean {near:?}?")),
+            None => error.with_hint("register it first by par_register_tool"),
+        };
         match path {
             Some(path) => error.with_path(path),
             None => error,

@@ -20,6 +20,6 @@ pub use event::{Envelope, EventBody, EventKind, Piece, RunResult, ToolCallRecord
 pub use ids::{AgentId, RunId, Scope, SessionId, ToolCallId};
 pub use message::{FinishReason, Media, MediaSource, Message, Opaque, Part, ToolCall, ToolResult, ToolSpec, text_of};
 pub use money::PicoUsd;
-pub use time::now_ms;
+pub use time::{now_ms, rfc3339};
 pub use transcript::{Changes, Entry, Mark, Transcript, TranscriptError, View};
 pub use usage::Usage;

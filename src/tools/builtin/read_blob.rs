@@ -1,32 +1,12 @@
 //! `read_blob`: a large tool result, piece by piece. The model gets its handle when the result was too large to be shown.
 
+use super::{Builtin, Kit, Reach};
 use crate::store::{BlobId, Store};
-use crate::tools::{Invocation, Tool, ToolFailure, ToolOutput};
-use futures_util::future::BoxFuture;
+use crate::tools::{Invocation, ToolFailure};
 use regex::RegexBuilder;
-use serde::Deserialize;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-
-/// How it is registered.
-pub const DEFINITION: &str = r#"{
-    "name": "read_blob",
-    "description": "Reads a part of a large tool result by its handle: a range of bytes, or the lines that match a pattern.",
-    "effect": "pure",
-    "input_schema": {
-        "type": "object",
-        "properties": {
-            "handle": {"type": "string", "description": "par://blob/..., as given with the shortened result"},
-            "offset": {"type": "integer", "minimum": 0, "description": "First byte of the range. Default 0."},
-            "length": {"type": "integer", "minimum": 1, "maximum": 32768, "description": "Bytes of the range. Default 8192."},
-            "pattern": {"type": "string", "description": "A regular expression: answers the lines that match, with their numbers, instead of a range."},
-            "context": {"type": "integer", "minimum": 0, "maximum": 20, "description": "Lines around each match. Default 0."},
-            "ignore_case": {"type": "boolean"}
-        },
-        "required": ["handle"],
-        "additionalProperties": false
-    }
-}"#;
 
 /// The most bytes of one answer.
 const MAX_ANSWER: usize = 32 << 10;
@@ -36,27 +16,51 @@ pub struct ReadBlob {
     store: Arc<Store>,
 }
 
-#[derive(Deserialize)]
-struct Input {
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// par://blob/..., as given with the shortened result.
     handle: String,
+    /// First byte of the range. Default 0.
     #[serde(default)]
     offset: usize,
+    /// Bytes of the range. Default 8192.
+    #[schemars(range(min = 1, max = 32768))]
     length: Option<usize>,
+    /// A regular expression: answers the lines that match, with their numbers, instead of a range.
     pattern: Option<String>,
+    /// Lines around each match. Default 0.
     #[serde(default)]
+    #[schemars(range(max = 20))]
     context: usize,
+    /// Whether the pattern matches letters of either case. Default false.
     #[serde(default)]
     ignore_case: bool,
 }
 
-impl ReadBlob {
-    /// The tool over this store.
-    pub fn new(store: Arc<Store>) -> Self {
-        Self { store }
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Output {
+    /// A range.
+    Range { offset: usize, length: usize, total_bytes: usize, content: String },
+    /// Matching lines.
+    Lines { matches: usize, shown: usize, total_lines: usize, content: String },
+}
+
+impl Builtin for ReadBlob {
+    const NAME: &'static str = "read_blob";
+    const DESCRIPTION: &'static str =
+        "Reads a part of a large tool result by its handle: a range of bytes, or the lines that match a pattern.";
+    const REACH: Reach = Reach::Nothing;
+    const TIMEOUT: f64 = 60.0;
+    type Input = Input;
+    type Output = Output;
+
+    fn new(kit: &Kit) -> Self {
+        Self { store: Arc::clone(&kit.store) }
     }
 
-    async fn read(&self, invocation: Invocation<'_>) -> ToolOutput {
-        let input = Input::deserialize(invocation.input).map_err(|error| ToolFailure::new(error.to_string()))?;
+    async fn run<'a>(&'a self, input: Input, _: Invocation<'a>) -> Result<Output, ToolFailure> {
         let unknown = || {
             ToolFailure::new(format!(
                 "there is nothing under {:?}: it was never given, or was let go of since; call the tool again that made it",
@@ -74,20 +78,14 @@ impl ReadBlob {
     }
 }
 
-impl Tool for ReadBlob {
-    fn call<'a>(&'a self, invocation: Invocation<'a>) -> BoxFuture<'a, ToolOutput> {
-        Box::pin(self.read(invocation))
-    }
-}
-
-fn range(text: &str, offset: usize, length: usize) -> serde_json::Value {
+fn range(text: &str, offset: usize, length: usize) -> Output {
     let start = text.floor_char_boundary(offset.min(text.len()));
     let end = text.floor_char_boundary(start.saturating_add(length).min(text.len()));
     let content = text.get(start..end).unwrap_or_default();
-    json!({"offset": start, "length": end - start, "total_bytes": text.len(), "content": content})
+    Output::Range { offset: start, length: end - start, total_bytes: text.len(), content: content.to_owned() }
 }
 
-fn grep(text: &str, pattern: &str, input: &Input) -> ToolOutput {
+fn grep(text: &str, pattern: &str, input: &Input) -> Result<Output, ToolFailure> {
     let pattern = RegexBuilder::new(pattern)
         .case_insensitive(input.ignore_case)
         .size_limit(1 << 20)
@@ -117,7 +115,7 @@ fn grep(text: &str, pattern: &str, input: &Input) -> ToolOutput {
         shown_to = (last + 1).max(shown_to);
         told += 1;
     }
-    Ok(json!({"matches": hits.len(), "shown": told, "total_lines": lines.len(), "content": content}))
+    Ok(Output::Lines { matches: hits.len(), shown: told, total_lines: lines.len(), content })
 }
 
 #[cfg(test)]
@@ -129,25 +127,28 @@ mod tests {
         Input { handle: String::new(), offset: 0, length: None, pattern: None, context, ignore_case: false }
     }
 
+    fn json(output: Output) -> serde_json::Value {
+        serde_json::to_value(output).unwrap()
+    }
+
     #[test]
     fn ranges_never_cut_a_character() {
         let text = "aé€x";
         for offset in 0..10 {
             for length in 1..10 {
-                let answer = range(text, offset, length);
-                assert_eq!(answer["total_bytes"], text.len());
+                assert_eq!(json(range(text, offset, length))["total_bytes"], text.len());
             }
         }
-        assert_eq!(range(text, 1, 2)["content"], "é");
+        assert_eq!(json(range(text, 1, 2))["content"], "é");
     }
 
     #[test]
     fn matching_lines_come_with_their_numbers_and_surroundings() {
         let text = "one\ntwo\nthree\nfour\nfive\ntwo again\n";
-        assert_eq!(grep(text, "^two", &input(0)).unwrap()["content"], "2:two\n6:two again\n");
-        assert_eq!(grep(text, "two$", &input(1)).unwrap()["content"], "1-one\n2:two\n3-three\n");
+        assert_eq!(json(grep(text, "^two", &input(0)).unwrap())["content"], "2:two\n6:two again\n");
+        assert_eq!(json(grep(text, "two$", &input(1)).unwrap())["content"], "1-one\n2:two\n3-three\n");
         assert_eq!(
-            grep(text, "two", &input(1)).unwrap()["content"],
+            json(grep(text, "two", &input(1)).unwrap())["content"],
             "1-one\n2:two\n3-three\n--\n5-five\n6:two again\n"
         );
         assert!(grep(text, "(", &input(0)).unwrap_err().message.contains("regular expression"));
