@@ -17,7 +17,7 @@ use crate::events::Emitter;
 use crate::middleware::{BeforeTool, PendingCall};
 use crate::store::CallRecord;
 use crate::tools::{HostAnswer, HostDesk, HostSays, Invocation, Registered, Runner, Tool, ToolFailure};
-use crate::types::{Error, EventBody, Result, Status, ToolCall, ToolCallId, ToolResult};
+use crate::types::{Cancel, Error, EventBody, Result, Status, ToolCall, ToolCallId, ToolResult};
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
@@ -256,11 +256,8 @@ impl Desk<'_, '_> {
                     return Ok(Err(misfit(call, &wrong)));
                 }
                 let emit = |event: &EventBody<'_>| work.emitter.emit(event);
-                let cancel = work.spec.control.cancel.clone();
-                let key = self.idempotency_key(call);
-                let invocation =
-                    Invocation { id: &call.id, idempotency_key: &key, input: &input, cancel, emit: &emit };
-                match permission::rule(work, tool, &invocation)? {
+                let asked = self.invocation(call, &input, work.spec.control.cancel.clone(), &emit);
+                match permission::rule(work, tool, &asked)? {
                     Rule::Allow => {}
                     Rule::Deny(why) => return Ok(Err(why)),
                     Rule::Ask(why) => match Box::pin(permission::ask(work, call, Some(tool), input, &why)).await? {
@@ -362,6 +359,23 @@ impl Desk<'_, '_> {
         Ok(Ok(result))
     }
 
+    fn invocation<'i>(
+        &'i self,
+        call: &'i ToolCall,
+        input: &'i Value,
+        cancel: Cancel,
+        emit: &'i (dyn Fn(&EventBody<'_>) + Send + Sync),
+    ) -> Invocation<'i> {
+        Invocation {
+            id: &call.id,
+            idempotency_key: self.idempotency_key(call),
+            input,
+            cancel,
+            workspace: self.work.spec.workspace.as_ref(),
+            emit,
+        }
+    }
+
     async fn run_native(
         &self,
         tool: &dyn Tool,
@@ -372,9 +386,7 @@ impl Desk<'_, '_> {
         self.work.progress.started_calls.start(&call.id);
         let cancel = self.work.spec.control.cancel.child();
         let emit = |event: &EventBody<'_>| self.work.emitter.emit(event);
-        let key = self.idempotency_key(call);
-        let invocation =
-            Invocation { id: &call.id, idempotency_key: &key, input, cancel: cancel.clone(), emit: &emit };
+        let invocation = self.invocation(call, input, cancel.clone(), &emit);
         // A tool may panic before it returns its future, too.
         let running = AssertUnwindSafe(async { tool.call(invocation).await }).catch_unwind();
         match timeout(limit, running).await {

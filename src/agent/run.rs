@@ -13,7 +13,7 @@ use crate::config::{Budget, EvalLimits, Limits, UnknownPrice};
 use crate::events::Emitter;
 use crate::llm::HttpPool;
 use crate::store::{RunEnd, RunLog, RunStatus, SessionCommit, SessionKey, SessionLock, Store, Unfinished};
-use crate::tools::HostDesk;
+use crate::tools::{HostDesk, Workspace};
 use crate::types::{
     AgentId, Error, EventBody, Message, Part, RunId, RunResult, Scope, SessionId, Status, Usage, now_ms,
 };
@@ -81,6 +81,8 @@ pub struct RunSpec {
     pub runtime_id: Arc<str>,
     /// Where conversations are kept.
     pub store: Arc<Store>,
+    /// The folder of its tools, if it has another one than the runtime.
+    pub workspace: Option<Arc<Workspace>>,
     /// The way to the host.
     pub desk: Arc<HostDesk>,
     /// Calls that wait for somebody's word.

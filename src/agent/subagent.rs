@@ -124,6 +124,7 @@ fn below(work: &Work<'_>, sub_agent: &SubAgentConfig, task: &str) -> crate::type
         roles: spec.roles.clone(),
         runtime_id: Arc::clone(&spec.runtime_id),
         store: Arc::clone(&spec.store),
+        workspace: spec.workspace.clone(),
         desk: Arc::clone(&spec.desk),
         approvals: Arc::clone(&spec.approvals),
         limits: Arc::clone(&spec.limits),

@@ -23,6 +23,7 @@ mod steering;
 pub mod strict;
 mod text_filters;
 mod tool;
+mod workspace;
 
 pub use agent::{
     AgentConfig, CacheStrategy, CacheTtl, EarlyStopping, Effort, HandoffConfig, LoopGuardConfig, ModelConfig,
@@ -57,6 +58,7 @@ pub use secret::Secret;
 pub use steering::{Steering, When};
 pub use text_filters::{PiiConfig, PiiPattern, SanitizeAction, SanitizeConfig, ThinkConfig};
 pub use tool::{Effect, Otherwise, Permission, ToolConfig};
+pub use workspace::{HardLinks, WorkspaceConfig};
 
 /// Names that become keys, paths or parts of ids: agents, tools, providers.
 ///

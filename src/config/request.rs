@@ -1,6 +1,6 @@
 //! Requests: `par_invoke` and `par_stream_start`.
 
-use super::{Budget, Durability, strict};
+use super::{Budget, Durability, WorkspaceConfig, strict};
 use crate::types::{Error, Media, MediaSource, Part, Result, RunId, Scope, SessionId};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -71,6 +71,9 @@ pub struct RunRequest {
     /// The most that the run may consume.
     #[serde(default)]
     pub budget: Option<Budget>,
+    /// The folder that its file tools and its shell work in, instead of the runtime's.
+    #[serde(default)]
+    pub workspace: Option<WorkspaceConfig>,
 }
 
 fn default_repairs() -> u32 {
@@ -150,6 +153,9 @@ impl RunRequest {
         let at = |key: &str| format!("{path}.{key}");
         if self.input.0.is_empty() {
             return Err(Error::schema(at("input"), "the input has no parts").with_hint("say something"));
+        }
+        if let Some(workspace) = &self.workspace {
+            workspace.check(&at("workspace"))?;
         }
         if self.variables.as_ref().is_some_and(|variables| !variables.is_object()) {
             return Err(Error::schema(at("variables"), "an object is needed: {\"name\": value}"));

@@ -2,7 +2,7 @@
 
 use super::{
     Budget, Durability, EmbeddingsConfig, EvalLimits, MiddlewareConfig, ModelProfile, Persistence, ProviderConfig,
-    QuotaConfig, RecordConfig, RetentionConfig, WriterConfig, check_name,
+    QuotaConfig, RecordConfig, RetentionConfig, WorkspaceConfig, WriterConfig, check_name,
 };
 use crate::types::{Error, Result, Status};
 use schemars::JsonSchema;
@@ -36,6 +36,8 @@ pub struct RuntimeConfig {
     pub retention: RetentionConfig,
     /// Whether runs that did not live to end go on by themselves, as soon as their agent is registered.
     pub resume_unfinished: bool,
+    /// The folder that file tools and the shell work in. Default: the current one when the runtime is created.
+    pub workspace: Option<WorkspaceConfig>,
     /// Whether the tool calls of one model answer run at the same time.
     pub parallel_tool_execution: bool,
     /// Every bound.
@@ -88,6 +90,7 @@ impl Default for RuntimeConfig {
             event_retention_seconds: 604_800.0,
             retention: RetentionConfig::default(),
             resume_unfinished: false,
+            workspace: None,
             parallel_tool_execution: true,
             limits: Limits::default(),
             shutdown: ShutdownConfig::default(),
@@ -121,6 +124,7 @@ impl RuntimeConfig {
         for (index, middleware) in config.middleware.iter().enumerate() {
             middleware.check(&format!("config.middleware[{index}]"))?;
         }
+        config.workspace.as_ref().map_or(Ok(()), |workspace| workspace.check("config.workspace"))?;
         config.record.as_ref().map_or(Ok(()), |record| record.check("config.record"))?;
         config.embeddings.as_ref().map_or(Ok(()), |embeddings| embeddings.check("config.embeddings"))?;
         config.default_quota.as_ref().map_or(Ok(()), |quota| quota.check("config.default_quota"))?;

@@ -8,6 +8,9 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// How long closing waits for the blocking work of tools.
+const HELPERS_TIME: Duration = Duration::from_secs(5);
+
 /// What closing came to; `close` in `par_runtime_info`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct CloseReport {
@@ -108,6 +111,11 @@ fn run(core: &Arc<Core>) {
     let runs_cancelled = core.runs.live();
     core.scope.cancel().cancel("the runtime was closed");
     core.runs.wait_for_none(None);
+    // Told by now that nobody waits for it; a read of a file system that hangs is not waited for any longer.
+    let helpers_left = !core.helpers.wait_for_none(Instant::now() + HELPERS_TIME);
+    if helpers_left {
+        tracing::warn!("{} helper threads of tools did not end", core.helpers.running());
+    }
     if let Some(workers) = core.workers.take() {
         workers.block_on(core.scope.join());
         // The threads end at once, but for helpers of libraries, such as name lookups: those are not waited for long.

@@ -19,7 +19,7 @@ use crate::llm::{HttpPool, Provider, Recorder};
 use crate::middleware::Chain;
 use crate::store::{Store, StoreConfig};
 use crate::tools::builtin::{Builtins, Kit};
-use crate::tools::{HostDesk, Registered, Registry, Runner, Tool, ToolFailure};
+use crate::tools::{Helpers, HostDesk, Registered, Registry, Runner, Tool, ToolFailure, WorkspaceSlot};
 use crate::types::{AgentId, Error, Result, Status};
 use parking_lot::RwLock;
 use serde::Deserialize;
@@ -72,6 +72,8 @@ pub(super) struct Core {
     /// The provider of models that name none.
     pub default_provider: RwLock<Option<String>>,
     pub tools: Registry,
+    /// The blocking work of tools.
+    pub helpers: Helpers,
     pub store: Arc<Store>,
     pub desk: Arc<HostDesk>,
     pub hub: Arc<Hub>,
@@ -144,7 +146,9 @@ impl Runtime {
             limits: &limits,
             owner: &id,
         })?);
-        let builtin = Builtins::new(Kit { store: Arc::clone(&store) });
+        let workspace = Arc::new(WorkspaceSlot::new(config.workspace.as_ref())?);
+        let helpers = Helpers::default();
+        let kit = Kit { store: Arc::clone(&store), workspace, helpers: helpers.clone() };
         let ledgers = config
             .budget
             .filter(|budget| !budget.is_unlimited())
@@ -166,7 +170,8 @@ impl Runtime {
             providers: RwLock::new(providers),
             recorder,
             default_provider: RwLock::new(config.default_provider.clone()),
-            tools: Registry::with_builtin(builtin),
+            tools: Registry::with_builtin(Builtins::new(kit)),
+            helpers,
             store,
             desk: Arc::default(),
             hub: Arc::default(),

@@ -12,7 +12,7 @@ use crate::events::{Batched, Bounds, Emitter, Queue, Wishes, flush_soon};
 use crate::llm::HttpPool;
 use crate::runtime::CallbackSlot;
 use crate::store::{RunBegin, RunLog, Unfinished};
-use crate::tools::Runner;
+use crate::tools::{Runner, Workspace};
 use crate::types::{AgentId, Cancel, Envelope, Error, EventBody, Result, RunId, Status, Usage, now_ms};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -38,6 +38,7 @@ pub(super) struct Prepared {
     prompt: Prompt,
     variables: Map<String, Value>,
     structured: Option<Structured>,
+    workspace: Option<Arc<Workspace>>,
     pub control: Arc<Control>,
     live: LiveRun,
 }
@@ -177,6 +178,10 @@ impl Core {
         };
         let prompt = Prompt::of_request(&setup, &self.id, &variables, &at("variables"))?;
         let has_chosen_id = request.run_id.is_some();
+        let workspace = match &request.workspace {
+            Some(config) => Some(Arc::new(Workspace::open(config, &at("workspace"))?)),
+            None => None,
+        };
         let run_id = request.run_id.take().unwrap_or_else(RunId::generate);
         let tag = request
             .tag
@@ -208,6 +213,7 @@ impl Core {
             prompt,
             variables,
             structured,
+            workspace,
             control,
             live,
         })
@@ -265,7 +271,9 @@ impl Prepared {
         timeout: Option<Duration>,
     ) -> (Box<RunSpec>, LiveRun, Wishes) {
         let (log, refused) = self.log(core).await;
-        let Self { request, resumed, run_id, tag, setup, prompt, variables, structured, control, live, .. } = self;
+        let Self {
+            request, resumed, run_id, tag, setup, prompt, variables, structured, workspace, control, live, ..
+        } = self;
         let meter = Meter::new(None);
         if let Some(resumed) = &resumed {
             meter.resume(&resumed.usage, setup.profile.price.as_ref(), resumed.requests);
@@ -319,6 +327,7 @@ impl Prepared {
             limits: Arc::clone(&core.shared_limits),
             runtime_id: Arc::clone(&core.shared_id),
             store: Arc::clone(&core.store),
+            workspace,
             desk: Arc::clone(&core.desk),
             approvals: Arc::clone(&core.approvals),
             // A limit too long for the clock is none.

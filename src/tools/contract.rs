@@ -1,10 +1,12 @@
 //! What a tool is to the loop: something that turns arguments into an output, or into a failure the model can act on.
 
+use super::Workspace;
 use crate::types::{Cancel, EventBody, ToolCallId};
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::to_raw_value;
+use std::sync::Arc;
 
 /// A tool that runs inside the library, or in a Rust host.
 ///
@@ -43,11 +45,13 @@ pub struct Invocation<'a> {
     /// Which call it is.
     pub id: &'a ToolCallId,
     /// The same whenever this call is run again after a crash, and that of no other call.
-    pub idempotency_key: &'a str,
+    pub idempotency_key: String,
     /// The arguments.
     pub input: &'a Value,
     /// Fires when the result is not wanted any more.
     pub cancel: Cancel,
+    /// The folder of the run, if it has another one than the runtime.
+    pub workspace: Option<&'a Arc<Workspace>>,
     /// Takes events of the run.
     pub emit: &'a (dyn Fn(&EventBody<'_>) + Send + Sync),
 }

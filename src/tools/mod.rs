@@ -1,13 +1,18 @@
 //! Floor 3: tools. What one is ([`Tool`]), which there are ([`Registry`]), how their arguments are checked
-//! ([`Schema`]), how the host runs its own ([`HostDesk`]), and those that come with the library ([`builtin`]).
+//! ([`Schema`]), how the host runs its own ([`HostDesk`]), and those that come with the library ([`builtin`]), which work
+//! on files inside of one folder ([`Workspace`]).
 
 pub(crate) mod builtin;
 mod contract;
+mod helpers;
 mod host;
 mod registry;
 mod schema;
+pub(crate) mod workspace;
 
 pub use contract::{Invocation, Review, Tool, ToolFailure, ToolOutput};
+pub use helpers::Helpers;
 pub use host::{Deliver, HostAnswer, HostCall, HostDesk, HostSays};
 pub use registry::{Registered, Registry, Runner};
 pub use schema::Schema;
+pub use workspace::{Workspace, WorkspaceSlot};

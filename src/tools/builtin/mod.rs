@@ -1,26 +1,33 @@
 //! Tools that come with the library: enabled by their names in an agent's `tools`, or by a set of them.
 //!
 //! One file a tool. A tool is a type that is [`Builtin`]: its input and output are Rust types, whose JSON Schemas the model
-//! and the checks get; what it needs it takes from the [`Kit`]. A new tool is its file and a line in
-//! [`TOOLS`].
+//! and the checks get; what it needs it takes from the [`Kit`], and what blocks it hands to [`Helpers`].
+//! A new tool is its file and a line in [`TOOLS`].
 
 mod calculator;
 mod convert_temperature;
 mod echo;
+mod edit;
+mod find;
 mod generate_password;
 mod generate_uuid;
 mod get_time;
+mod grep;
 mod hash_text;
 mod json_format;
+mod ls;
+mod read;
 mod read_blob;
 mod string_stats;
 mod url_encode;
+mod write;
 
-use super::{Invocation, Registered, Review, Runner, Tool, ToolFailure, ToolOutput};
+use super::{Helpers, Invocation, Registered, Review, Runner, Tool, ToolFailure, ToolOutput, WorkspaceSlot};
 use crate::config::{Effect, Permission, ToolConfig};
 use crate::store::Store;
 use crate::types::{Error, Result};
 use futures_util::future::BoxFuture;
+use globset::{GlobBuilder, GlobMatcher};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::Deserialize;
@@ -35,6 +42,10 @@ use std::sync::{Arc, OnceLock};
 pub struct Kit {
     /// Where large results are.
     pub store: Arc<Store>,
+    /// The folder of the runtime.
+    pub workspace: Arc<WorkspaceSlot>,
+    /// Threads for what blocks.
+    pub helpers: Helpers,
 }
 
 /// What a tool can reach: the sets of tools are made of it.
@@ -99,14 +110,20 @@ const TOOLS: &[Entry] = &[
     entry::<calculator::Calculator>(),
     entry::<convert_temperature::ConvertTemperature>(),
     entry::<echo::Echo>(),
+    entry::<edit::Edit>(),
+    entry::<find::Find>(),
     entry::<generate_password::GeneratePassword>(),
     entry::<generate_uuid::GenerateUuid>(),
     entry::<get_time::GetTime>(),
+    entry::<grep::Grep>(),
     entry::<hash_text::HashText>(),
     entry::<json_format::JsonFormat>(),
+    entry::<ls::Ls>(),
+    entry::<read::Read>(),
     entry::<read_blob::ReadBlob>(),
     entry::<string_stats::StringStats>(),
     entry::<url_encode::UrlEncode>(),
+    entry::<write::Write>(),
 ];
 
 /// A named set of built-in tools.
@@ -205,6 +222,15 @@ fn make<B: Builtin>(kit: &Kit) -> Result<Registered> {
     Registered::new(config, Runner::Native(Arc::new(Adapter(B::new(kit)))))
 }
 
+/// A glob of file names or paths; `*` does not go over a `/`.
+fn glob(pattern: &str) -> Result<GlobMatcher, ToolFailure> {
+    let glob = GlobBuilder::new(pattern).literal_separator(true).build().map_err(|error| {
+        ToolFailure::new(format!("this is no glob: {error}; write it like \"*.rs\" or \"src/**/*.rs\""))
+            .with_code("invalid_pattern")
+    })?;
+    Ok(glob.compile_matcher())
+}
+
 /// The JSON Schema of a type, whole and without what says nothing to a model.
 fn schema_of<T: JsonSchema>() -> Result<Value> {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
@@ -229,7 +255,11 @@ mod tests {
 
     #[test]
     fn every_tool_can_be_made_and_its_schema_says_what_each_argument_is() {
-        let kit = Kit { store: Arc::new(Store::in_memory(&Limits::default())) };
+        let kit = Kit {
+            store: Arc::new(Store::in_memory(&Limits::default())),
+            workspace: Arc::new(WorkspaceSlot::new(None).unwrap()),
+            helpers: Helpers::default(),
+        };
         let tools = Builtins::new(kit);
         let mut names: Vec<_> = TOOLS.iter().map(|entry| entry.name).collect();
         names.sort_unstable();
