@@ -1,0 +1,193 @@
+//! Crash safety: a process is killed at random moments, again and again, and what it had acknowledged is there.
+//!
+//! The child runs sessions whose turns call tools of all three effects, resumes what an earlier child left unfinished, and
+//! says on its standard output what it has been told is done. The parent kills it, and looks at what is left.
+//! `PAR_TORTURE_KILLS` says how often; the default is what every test run does.
+
+mod support;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use par::runtime::Runtime;
+use par::tools::{Invocation, Tool, ToolOutput};
+use pretty_assertions::assert_eq;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use support::client::next;
+
+const EFFECTS: [&str; 3] = ["pure", "idempotent", "once"];
+const SESSIONS: u64 = 5;
+
+/// Writes down that it ran: one line, which a kill cannot tear.
+struct Witness {
+    effect: &'static str,
+    file: PathBuf,
+}
+
+impl Tool for Witness {
+    fn call<'a>(&'a self, invocation: Invocation<'a>) -> BoxFuture<'a, ToolOutput> {
+        async move {
+            let line = format!("{} {}\n", self.effect, invocation.idempotency_key);
+            OpenOptions::new().append(true).create(true).open(&self.file).unwrap().write_all(line.as_bytes()).unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Ok(json!({"ran": invocation.idempotency_key}))
+        }
+        .boxed()
+    }
+}
+
+fn open(folder: &Path) -> Runtime {
+    let calls: Vec<Value> =
+        EFFECTS.iter().map(|effect| json!({"id": effect, "name": effect, "input": {"n": 1}})).collect();
+    let config = json!({
+        "threads": 1,
+        "persistence": {"type": "sqlite", "path": folder.join("par.db")},
+        "llm_providers": {"mock": {"type": "mock", "turns": [
+            {"tool_calls": calls}, {"text": "once more", "tool_calls": [{"id": "again", "name": "once", "input": {"n": 2}}]},
+            {"text": "all done"}]}}});
+    let runtime = Runtime::create(&config.to_string()).unwrap();
+    for effect in EFFECTS {
+        let tool = Arc::new(Witness { effect, file: folder.join("effects") });
+        let definition = json!({"name": effect, "description": "A tool.", "effect": effect});
+        runtime.register_native_tool(&definition.to_string(), tool).unwrap();
+    }
+    runtime.register_agent(&json!({"id": "a", "model": "mock/m", "tools": EFFECTS}).to_string()).unwrap();
+    runtime
+}
+
+fn call(runtime: &Runtime, method: &str, params: Value) -> Value {
+    let answer = runtime.call(method, &params.to_string(), None);
+    serde_json::from_str(&answer.unwrap_or_else(|error| panic!("{method} {params}: {error:?}"))).unwrap()
+}
+
+/// Goes on with a run; a call that may have taken effect is not run again.
+fn resume(runtime: &Runtime, run_id: &str) {
+    let stream = match runtime.call_start("runs.resume", &json!({"run_id": run_id}).to_string()) {
+        Ok(stream) => stream,
+        // Its session went on without it, or its request never reached the disk.
+        Err(error) => panic!("{run_id}: {error:?}"),
+    };
+    while let Some(event) = next(&stream) {
+        if event["type"] == "approval_request" {
+            let id = event["approval_id"].as_str().unwrap();
+            runtime.approval_resolve(id, r#"{"type": "reject", "reason": "it may have run"}"#).unwrap();
+        }
+    }
+    if let Err(error) = stream.answer().unwrap() {
+        assert_eq!(error.code(), Some("session_moved_on"), "{error:?}");
+    }
+}
+
+#[test]
+fn child() {
+    let Some(folder) = std::env::var_os("PAR_TORTURE_FOLDER").map(PathBuf::from) else { return };
+    let round: u64 = std::env::var("PAR_TORTURE_ROUND").unwrap().parse().unwrap();
+    let runtime = open(&folder);
+    let out = std::io::stdout();
+    let say = |line: String| {
+        let mut out = out.lock();
+        writeln!(out, "{line}").unwrap();
+        out.flush().unwrap();
+    };
+    say("ready".into());
+    for run in call(&runtime, "runs.list", json!({"status": "interrupted"}))["items"].as_array().unwrap() {
+        resume(&runtime, run["run_id"].as_str().unwrap());
+    }
+    for number in 0.. {
+        let durability = ["sync", "async", "exit"][(number % 3) as usize];
+        let (run_id, session) = (format!("{round}-{number}"), format!("s{}", (round + number) % SESSIONS));
+        let request = json!({"agent": "a", "input": format!("say {run_id}"), "session": session, "run_id": run_id,
+                             "durability": durability});
+        runtime.invoke(&request.to_string(), None).unwrap();
+        if durability == "async" {
+            // It promises nothing when it returns; whatever reads the store waits for what was said before.
+            call(&runtime, "runs.get", json!({"run_id": run_id}));
+        }
+        say(format!("done {run_id} {session}"));
+    }
+}
+
+/// Kills a child after a while, and answers what it had acknowledged.
+fn kill_one(folder: &Path, round: u64, after: Duration) -> Vec<(String, String)> {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["child", "--exact", "--nocapture", "--test-threads=1"])
+        .env("PAR_TORTURE_FOLDER", folder)
+        .env("PAR_TORTURE_ROUND", round.to_string())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // The time counts from where there is something to kill.
+    let is_ready = lines.by_ref().any(|line| line.unwrap().contains("ready"));
+    let killer = std::thread::spawn(move || {
+        std::thread::sleep(after);
+        let _ = child.kill();
+        child.wait_with_output().unwrap()
+    });
+    let mut done = Vec::new();
+    for line in lines {
+        let Ok(line) = line else { break };
+        let words: Vec<_> = line.split(' ').collect();
+        if let ["done", run_id, session] = words.as_slice() {
+            done.push(((*run_id).to_owned(), (*session).to_owned()));
+        }
+    }
+    let output = killer.join().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(is_ready && output.status.code().is_none(), "round {round}: the child ended by itself: {said}");
+    done
+}
+
+/// What was acknowledged is there, what is there is whole, and nothing that may run once ran twice.
+fn look(folder: &Path, acknowledged: &BTreeMap<String, String>) {
+    let runtime = open(folder);
+    assert_eq!(call(&runtime, "store.verify", json!({})), json!({"ok": true, "problems": []}));
+    let mut said: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for number in 0..SESSIONS {
+        let session = format!("s{number}");
+        let Ok(found) = runtime.call("sessions.get", &json!({"session": session}).to_string(), None) else { continue };
+        let found: Value = serde_json::from_str(&found).unwrap();
+        let texts = found["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "user");
+        let texts = texts.map(|message| message["parts"][0]["text"].as_str().unwrap().to_owned());
+        said.insert(session, texts.collect());
+    }
+    for (run_id, session) in acknowledged {
+        assert!(said[session].contains(&format!("say {run_id}")), "{run_id} was acknowledged and is not in {session}");
+        let run = call(&runtime, "runs.get", json!({"run_id": run_id}));
+        assert_eq!((&run["status"], &run["result"]["text"]), (&json!("completed"), &json!("all done")), "{run}");
+    }
+    let effects = std::fs::read_to_string(folder.join("effects")).unwrap_or_default();
+    let mut once = BTreeSet::new();
+    for key in effects.lines().filter_map(|line| line.strip_prefix("once ")) {
+        assert!(once.insert(key), "{key} ran twice");
+    }
+    runtime.close(None).unwrap();
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_and_nothing_runs_twice() {
+    let kills: u64 = std::env::var("PAR_TORTURE_KILLS").map_or(500, |kills| kills.parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let mut acknowledged = BTreeMap::new();
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    for round in 0..kills {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let after = Duration::from_micros(random % 150_000);
+        acknowledged.extend(kill_one(folder.path(), round, after));
+        if round % 20 == 19 {
+            look(folder.path(), &acknowledged);
+        }
+    }
+    look(folder.path(), &acknowledged);
+    assert!(acknowledged.len() as u64 > kills, "only {} runs came to their end", acknowledged.len());
+    println!("{kills} kills, {} runs acknowledged", acknowledged.len());
+}
