@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What the model is told when its answer was cut off and it shall go on.
 const CONTINUE: &str = "Your answer was cut off at its length limit. Continue exactly where it stopped, in the middle of the \
@@ -79,6 +80,7 @@ fn restore(work: &mut Work<'_>, resumed: &Unfinished) -> Result<bool> {
     let said = work.transcript().since(work.progress.mark);
     let answers = said.iter().filter(|message| matches!(message, Message::Assistant { .. })).count();
     work.progress.iterations = u32::try_from(answers).unwrap_or(u32::MAX);
+    work.requests_to(work.setup.provider.name()).store(work.progress.iterations, Ordering::Relaxed);
     Ok(true)
 }
 
