@@ -39,6 +39,8 @@ pub struct SseReader {
     skip_lf: bool,
     bom_checked: bool,
     name: Vec<u8>,
+    /// `name` went out with its event, and is to be forgotten.
+    is_told: bool,
     /// Data of an event that has more than one data line.
     joined: Vec<u8>,
     /// Where the only data line so far stands in `buffer`.
@@ -74,6 +76,7 @@ impl SseReader {
 
     /// The next whole event.
     pub fn next_event(&mut self) -> Result<Option<SseEvent<'_>>, SseError> {
+        self.forget_name();
         loop {
             match self.next_line() {
                 Line::Found(start, end) if start == end => {
@@ -100,6 +103,7 @@ impl SseReader {
     /// The event that the end of the stream leaves unterminated, if any. The standard drops it; some servers forget the
     /// last blank line.
     pub fn finish(&mut self) -> Result<Option<SseEvent<'_>>, SseError> {
+        self.forget_name();
         if self.head < self.buffer.len() {
             let (start, end) = (self.line_start(), self.buffer.len());
             self.head = end;
@@ -113,6 +117,13 @@ impl SseReader {
     /// How many lines were not UTF-8 and were read with replacement characters.
     pub fn invalid_lines(&self) -> u64 {
         self.invalid_bytes
+    }
+
+    fn forget_name(&mut self) {
+        if self.is_told {
+            self.name.clear();
+            self.is_told = false;
+        }
     }
 
     fn compact(&mut self) {
@@ -216,13 +227,8 @@ impl SseReader {
             None => &self.joined,
         };
         let data = text(data, &mut self.invalid_bytes);
-        // The name is owned only when there is one: it must be forgotten with its event.
-        let name = if self.name.is_empty() {
-            Cow::Borrowed("")
-        } else {
-            Cow::Owned(String::from_utf8_lossy(&std::mem::take(&mut self.name)).into_owned())
-        };
-        SseEvent { name, data }
+        self.is_told = true;
+        SseEvent { name: String::from_utf8_lossy(&self.name), data }
     }
 }
 
