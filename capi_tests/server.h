@@ -1,5 +1,5 @@
 /* A tiny model server on a port of its own, in a thread: it answers as an OpenAI-compatible one would, or misbehaves in one
- * of the ways real servers do. It keeps the body of the last request, so that a test sees what the model was sent. */
+ * of the ways real servers do. It keeps the last request, so that a test sees what the model was sent. */
 #ifndef PAR_TEST_SERVER_H
 #define PAR_TEST_SERVER_H
 
@@ -11,9 +11,9 @@
 
 enum manners { HANG_UP, RESET, HANG_UP_AFTER_REQUEST, RESET_AFTER_HEADERS, NONSENSE, ANSWER, BREAK_OFF, STALL, STALL_AFTER_DELTA };
 
-struct server { int listener, port, served, stop, stalled, left; enum manners manners; pthread_t thread; char body[65536]; };
+struct server { int listener, port, served, stop, stalled, left; enum manners manners; pthread_t thread; char head[4096], body[65536]; };
 
-/* Reads one request; its body goes to server->body. */
+/* Reads one request into server->head and server->body. */
 static void server_read(struct server *server, int client) {
     static __thread char request[65536 + 4096];
     size_t have = 0, want = sizeof request - 1;
@@ -32,6 +32,7 @@ static void server_read(struct server *server, int client) {
     request[have] = 0;
     end = strstr(request, "\r\n\r\n");
     pthread_mutex_lock(&t_lock);
+    snprintf(server->head, sizeof server->head, "%.*s", end ? (int)(end - request) : 0, request);
     snprintf(server->body, sizeof server->body, "%s", end ? end + 4 : "");
     pthread_mutex_unlock(&t_lock);
 }

@@ -8,7 +8,7 @@ mod support;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use par::config::QuirksConfig;
+use par::config::Quirks;
 use par::llm::{
     DeltaSink, ModelAnswer, ModelRequest, Provider, anthropic, gemini, ollama, openai_chat, openai_responses,
 };
@@ -201,8 +201,8 @@ fn json_of(body: Vec<u8>) -> Value {
 
 /// Chat Completions: every call is answered directly behind it.
 fn chat(request: &ModelRequest<'_>) {
-    let dialect = openai_chat::Dialect { stream: true, is_openai: true, quirks: QuirksConfig::default() };
-    let body = json_of(openai_chat::encode(request, dialect).unwrap());
+    let dialect = openai_chat::Dialect { stream: true, is_openai: true, quirks: Quirks::default() };
+    let body = json_of(openai_chat::encode(request, &dialect).unwrap());
     let mut waiting: Vec<&Value> = Vec::new();
     for message in body["messages"].as_array().unwrap() {
         match message["role"].as_str().unwrap() {
@@ -223,12 +223,7 @@ fn chat(request: &ModelRequest<'_>) {
 
 /// Anthropic: roles alternate, the user begins, and all results stand first in the one message behind their calls.
 fn messages(request: &ModelRequest<'_>) {
-    let dialect = anthropic::Dialect {
-        stream: true,
-        max_tokens: 100,
-        thinking: None,
-        cache: Some(anthropic::CacheTtl::FiveMinutes),
-    };
+    let dialect = anthropic::Dialect { stream: true, max_tokens: 100, thinking: None, cache_points: 4 };
     let body = json_of(anthropic::encode(request, &dialect).unwrap());
     let mut calls: Vec<&Value> = Vec::new();
     for (index, message) in body["messages"].as_array().unwrap().iter().enumerate() {

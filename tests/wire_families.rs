@@ -285,7 +285,7 @@ fn raw_field<'a>(line: &'a str, name: &str) -> &'a str {
 #[test]
 fn anthropic_messages() {
     const DIALECT: anthropic::Dialect =
-        anthropic::Dialect { stream: true, max_tokens: 10, thinking: None, cache: Some(anthropic::CacheTtl::OneHour) };
+        anthropic::Dialect { stream: true, max_tokens: 10, thinking: None, cache_points: 4 };
     let family = family!(anthropic, DIALECT, expected_of_anthropic);
     for recording in recordings(&["anthropic"], |line| line.contains("\"message_start\"")) {
         let lines: Vec<&str> = recording.lines.iter().map(String::as_str).collect();
@@ -509,6 +509,7 @@ fn openai_responses() {
         effort: None,
         summary: true,
         strict_output: false,
+        cache_points: None,
     };
     let family = family!(openai_responses, DIALECT, expected_of_responses);
     let is_one = |line: &str| line.contains("\"response.created\"");

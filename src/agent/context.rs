@@ -185,6 +185,7 @@ fn weigh(view: View<'_>) -> (usize, u64) {
             Part::ToolCall(call) => (characters + call.name.len() + call.arguments.len() + 16, media),
             Part::Opaque(opaque) => (characters + opaque.data.len(), media),
             Part::Image(_) | Part::Document(_) | Part::Audio(_) => (characters, media + MEDIA_TOKENS),
+            Part::CachePoint(_) => (characters, media),
         })
     };
     match view {
@@ -286,7 +287,7 @@ fn write_down(view: View<'_>, out: &mut String) {
             Part::Image(_) => writeln!(out, "{who}: [an image]"),
             Part::Document(_) => writeln!(out, "{who}: [a document]"),
             Part::Audio(_) => writeln!(out, "{who}: [a recording]"),
-            Part::Reasoning { .. } | Part::Opaque(_) => Ok(()),
+            Part::Reasoning { .. } | Part::Opaque(_) | Part::CachePoint(_) => Ok(()),
         };
     }
 }

@@ -6,11 +6,12 @@ use super::setup::{Fallback, Setup};
 use super::sink::{Joint, TurnSink};
 use super::structured::{ANSWER_TOOL, Means, Structured};
 use super::work::Work;
-use crate::config::{ModelConfig, ModelProfile};
+use crate::config::{CacheStrategy, ModelConfig, ModelProfile};
 use crate::llm::{DeltaSink, ModelAnswer, ModelRequest, Provider, ToolChoice, generate};
 use crate::middleware::{BeforeLlm, LlmCall, OnError, Scene};
 use crate::types::{Category, Error, EventBody, FinishReason, Part, Result, Status, ToolSpec, Usage};
 use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 
 /// How one request differs from the others of its run.
 #[derive(Default)]
@@ -212,6 +213,13 @@ async fn request_of(
         Some((_, Means::Native | Means::Prompted)) | None => ToolChoice::Auto,
     };
     let requests_made = work.requests_to(provider.name());
+    if requests_made.load(Ordering::Relaxed) == 0
+        && matches!(setup.config.cache_strategy, CacheStrategy::Explicit { .. })
+        && provider.cache_rules(profile).is_none()
+    {
+        let message = format!("{} is told of no cache points; it caches as it likes", candidate.name());
+        work.emitter.emit(&EventBody::Warning { code: "cache_points_skipped", message: message.into() });
+    }
     let credentials = HostCredentials { emitter: work.emitter, desk: &work.spec.desk };
     let request = ModelRequest {
         model,

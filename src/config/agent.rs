@@ -4,7 +4,7 @@ use super::{
     Budget, ContextStrategy, MiddlewareConfig, QuotaConfig, RetryPolicyConfig, TemplateConfig, check_name, strict,
     tool::check_tool_name,
 };
-use crate::types::{AgentId, Error, Result};
+use crate::types::{AgentId, CacheTtl, Error, Result};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -302,18 +302,18 @@ pub enum CacheStrategy {
         #[serde(default)]
         ttl: CacheTtl,
     },
-}
-
-/// How long a provider keeps what it cached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-pub enum CacheTtl {
-    /// Five minutes.
-    #[default]
-    #[serde(rename = "5m")]
-    FiveMinutes,
-    /// One hour, at a higher price for writing.
-    #[serde(rename = "1h")]
-    OneHour,
+    /// Only what is marked: here, and by a `cache_point` in the input of a request.
+    Explicit {
+        /// How long it is kept, where a point does not say. Default: as the provider does.
+        #[serde(default)]
+        ttl: Option<CacheTtl>,
+        /// Whether the tools are marked.
+        #[serde(default)]
+        tools: bool,
+        /// Whether the system prompt is marked, which comes after the tools.
+        #[serde(default)]
+        system: bool,
+    },
 }
 
 #[derive(JsonSchema)]

@@ -15,6 +15,7 @@ mod models;
 mod pattern;
 mod persistence;
 mod provider;
+mod quirks;
 mod replay;
 mod request;
 mod runtime;
@@ -26,8 +27,8 @@ mod tool;
 mod workspace;
 
 pub use agent::{
-    AgentConfig, CacheStrategy, CacheTtl, EarlyStopping, Effort, HandoffConfig, LoopGuardConfig, ModelConfig,
-    OnMaxTokens, ReasoningConfig, SubAgentConfig,
+    AgentConfig, CacheStrategy, EarlyStopping, Effort, HandoffConfig, LoopGuardConfig, ModelConfig, OnMaxTokens,
+    ReasoningConfig, SubAgentConfig,
 };
 pub use approval::Decision;
 pub use budget::{Budget, QuotaConfig};
@@ -43,9 +44,13 @@ pub use models::{Modality, ModelProfile, Price, StructuredOutput};
 pub use pattern::Pattern;
 pub use persistence::{Durability, Persistence, RetentionConfig, WriterConfig};
 pub use provider::{
-    ANTHROPIC_URL, AnthropicConfig, ApiKind, BreakerConfig, CustomConfig, GEMINI_URL, GeminiConfig, MaxTokensKey,
-    OLLAMA_URL, OPENAI_URL, OllamaConfig, OpenAiConfig, ProviderConfig, QuirksConfig, ReasoningField, RequestFormat,
-    RetryConfig, ServerConfig, TimeoutConfig, providers_from_environment,
+    ANTHROPIC_URL, AnthropicConfig, ApiKind, BreakerConfig, CustomConfig, GEMINI_URL, GeminiConfig, OLLAMA_URL,
+    OPENAI_URL, OllamaConfig, OpenAiConfig, ProviderConfig, RequestFormat, RetryConfig, ServerConfig, TimeoutConfig,
+    providers_from_environment,
+};
+pub use quirks::{
+    CachePointForm, CallContent, MaxTokensKey, Preset, Quirks, QuirksConfig, ReasoningField, ToolCallIds,
+    ToolChoiceForm,
 };
 pub use replay::{RecordConfig, ReplayConfig};
 pub(crate) use request::check_media;

@@ -32,6 +32,9 @@ pub struct ModelProfile {
     /// What the model reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input: Option<Vec<Modality>>,
+    /// How many cache points a request may have; absent where the provider is not told what to cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_points: Option<u32>,
     /// What it costs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price: Option<Price>,
@@ -49,6 +52,7 @@ impl ModelProfile {
             sampling: self.sampling.or(other.sampling),
             signed_calls: self.signed_calls.or(other.signed_calls),
             input: self.input.or(other.input),
+            cache_points: self.cache_points.or(other.cache_points),
             price: self.price.or(other.price),
         }
     }

@@ -1,9 +1,9 @@
 //! Model providers: `llm_providers.<name>`.
 
-use super::{MockConfig, ReplayConfig, Secret, check_name, strict};
+use super::{MockConfig, QuirksConfig, ReplayConfig, Secret, check_name, strict};
 use crate::types::{Error, Result};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -61,10 +61,11 @@ impl ProviderConfig {
                 server.check(path)
             }
             Self::Custom(config) => {
-                if config.base_url.is_none() {
+                if config.base_url.is_none() && config.quirks.base_url().is_none() {
                     return Err(Error::schema(path, "the key \"base_url\" is missing")
                         .with_hint("add \"base_url\": \"http://host/v1\""));
                 }
+                config.quirks.check(&format!("{path}.quirks"))?;
                 if config.request_format == RequestFormat::AnthropicCompatible
                     && config.quirks != QuirksConfig::default()
                 {
@@ -73,7 +74,7 @@ impl ProviderConfig {
                         "these are quirks of openai_compatible servers",
                     ));
                 }
-                config.server("").check(path)
+                config.server(config.quirks.base_url().unwrap_or_default()).check(path)
             }
             Self::Mock(config) => config.check(path),
             Self::Replay(config) => config.check(path),
@@ -234,43 +235,10 @@ server_config! {
     CustomConfig {
         /// Which.
         request_format: RequestFormat,
-        /// Where the server differs from the API it speaks. For `openai_compatible`.
+        /// Where the server differs from the API it speaks: the name of a known one (`mistral`, `azure`, …), or quirks one by
+        /// one. For `openai_compatible`. The address of a known one need not be given, but for Azure's.
         quirks: QuirksConfig,
     }
-}
-
-/// Where a server differs from OpenAI's Chat Completions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(default)]
-pub struct QuirksConfig {
-    /// The name of the answer's limit. Default `max_tokens`.
-    pub max_tokens_key: MaxTokensKey,
-    /// The field in which the model wants its reasoning back within a tool loop, as DeepSeek does. Default: nowhere.
-    pub send_back_reasoning: Option<ReasoningField>,
-    /// Whether the server holds answers to a JSON Schema. Default: what is known of the model.
-    pub json_schema: Option<bool>,
-}
-
-/// How the limit of an answer is called.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum MaxTokensKey {
-    /// The older name, which most servers know.
-    #[default]
-    MaxTokens,
-    /// OpenAI's present name.
-    MaxCompletionTokens,
-}
-
-/// A field of an assistant's message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ReasoningField {
-    /// DeepSeek, Moonshot, older vLLM.
-    ReasoningContent,
-    /// Ollama, newer vLLM, OpenRouter.
-    Reasoning,
 }
 
 /// An endpoint must be an absolute http or https URL with a host and without credentials.

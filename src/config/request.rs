@@ -1,7 +1,7 @@
 //! Requests: `par_invoke` and `par_stream_start`.
 
 use super::{Budget, Durability, WorkspaceConfig, strict};
-use crate::types::{Error, Media, MediaSource, Part, Result, RunId, Scope, SessionId};
+use crate::types::{CachePoint, Error, Media, MediaSource, Part, Result, RunId, Scope, SessionId};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
@@ -172,6 +172,14 @@ impl RunRequest {
             if part.as_text().is_some() {
                 continue;
             }
+            if matches!(part, Part::CachePoint(_)) {
+                let before = index.checked_sub(1).and_then(|before| self.input.0.get(before));
+                if !matches!(before, Some(before) if !matches!(before, Part::CachePoint(_))) {
+                    return Err(Error::schema(at(&format!("input[{index}]")), "a cache point with nothing before it")
+                        .with_hint("it stands behind what it covers"));
+                }
+                continue;
+            }
             check_media(part, &at(&format!("input[{index}]")))?;
         }
         for (key, id) in [
@@ -290,6 +298,9 @@ pub enum InputPart {
     Document(Media),
     /// A recording.
     Audio(Media),
+    /// Everything before it shall be cached by the provider: `{"type": "cache_point"}`. For agents whose `cache_strategy` is
+    /// `explicit`; only in a request's input.
+    CachePoint(CachePoint),
 }
 
 impl From<InputPart> for Part {
@@ -299,6 +310,7 @@ impl From<InputPart> for Part {
             InputPart::Image(media) => Self::Image(media),
             InputPart::Document(media) => Self::Document(media),
             InputPart::Audio(media) => Self::Audio(media),
+            InputPart::CachePoint(point) => Self::CachePoint(point),
         }
     }
 }
@@ -307,6 +319,10 @@ impl From<InputPart> for Part {
 pub(crate) fn check_media(part: &Part, path: &str) -> Result<()> {
     let media = match part {
         Part::Image(media) | Part::Document(media) | Part::Audio(media) => media,
+        Part::CachePoint(_) => {
+            return Err(Error::schema(path, "a cache point has no place here")
+                .with_hint("it stands in the input of a request, behind what it covers"));
+        }
         Part::Text { .. } | Part::Reasoning { .. } | Part::ToolCall(_) | Part::Opaque(_) => return Ok(()),
     };
     match &media.source {

@@ -4,8 +4,10 @@
 //! them: a piece with an index belongs to that index, unless it brings another non-empty id; a piece without an index
 //! belongs to the open call, unless it brings another id or name; names are set once; arguments concatenate.
 
+use super::openai_chat::{Details, FAMILY};
 use super::{DeltaSink, ModelAnswer};
-use crate::types::{FinishReason, Part, ToolCall, ToolCallId, Transcript, Usage};
+use crate::types::{FinishReason, Opaque, Part, ToolCall, ToolCallId, Transcript, Usage};
+use serde_json::value::RawValue;
 
 /// One piece of a tool call, as a decoder found it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,6 +20,8 @@ pub struct CallPiece<'a> {
     pub name: Option<&'a str>,
     /// More of the arguments.
     pub arguments: Option<&'a str>,
+    /// The fields that the server wants back with the call, as an object of JSON; the last ones count.
+    pub extra: Option<&'a str>,
 }
 
 /// See the module's head.
@@ -29,6 +33,7 @@ pub struct Assembler<'a> {
     finish_reason: Option<FinishReason>,
     usage: Usage,
     model: String,
+    details: Details,
 }
 
 struct Slot {
@@ -38,6 +43,7 @@ struct Slot {
     id: ToolCallId,
     name: String,
     arguments: String,
+    extra: Option<String>,
     announced: bool,
 }
 
@@ -52,6 +58,7 @@ impl<'a> Assembler<'a> {
             finish_reason: None,
             usage: Usage::default(),
             model: String::new(),
+            details: Details::default(),
         }
     }
 
@@ -85,6 +92,7 @@ impl<'a> Assembler<'a> {
                     id,
                     name: String::new(),
                     arguments: String::new(),
+                    extra: None,
                     announced: false,
                 });
                 self.calls.len() - 1
@@ -104,6 +112,9 @@ impl<'a> Assembler<'a> {
             if !slot.arguments.is_empty() {
                 sink.tool_call_delta(&slot.id, &slot.arguments);
             }
+        }
+        if let Some(extra) = piece.extra {
+            slot.extra = Some(extra.to_owned());
         }
         if let Some(arguments) = piece.arguments.filter(|arguments| !arguments.is_empty()) {
             slot.arguments.push_str(arguments);
@@ -138,11 +149,18 @@ impl<'a> Assembler<'a> {
         }
     }
 
+    /// More of what the server wants back with the reasoning.
+    pub fn reasoning_details(&mut self, json: &RawValue) {
+        self.details.push(json);
+    }
+
     /// The whole answer. Calls that never got a name are told as a warning and dropped: nothing could run them.
     pub fn into_answer(self, sink: &mut dyn DeltaSink) -> ModelAnswer {
         let mut parts = Vec::new();
-        if !self.reasoning.is_empty() {
-            parts.push(Part::reasoning(self.reasoning));
+        let opaque = |data: String| Box::new(Opaque { family: FAMILY.to_owned(), data });
+        let details = self.details.to_json();
+        if !self.reasoning.is_empty() || details.is_some() {
+            parts.push(Part::Reasoning { text: self.reasoning, opaque: details.map(opaque) });
         }
         if !self.text.is_empty() {
             parts.push(Part::text(self.text));
@@ -155,7 +173,8 @@ impl<'a> Assembler<'a> {
             }
             has_calls = true;
             let arguments = if slot.arguments.trim().is_empty() { "{}".to_owned() } else { slot.arguments };
-            parts.push(Part::ToolCall(ToolCall { id: slot.id, name: slot.name, arguments, opaque: None }));
+            let opaque = slot.extra.map(opaque);
+            parts.push(Part::ToolCall(ToolCall { id: slot.id, name: slot.name, arguments, opaque }));
         }
         // Servers say `stop` although there are calls, and the reverse: what is there decides.
         let finish_reason = match self.finish_reason {

@@ -13,6 +13,7 @@
 pub mod anthropic;
 mod assemble;
 mod breaker;
+mod cache;
 mod classify;
 mod embed;
 mod frame;
@@ -36,6 +37,7 @@ mod sse;
 mod testing;
 
 pub use assemble::Assembler;
+pub use cache::{CacheRules, check_cache_points};
 pub use embed::{EmbedRequest, EmbedWire, Embeddings, embed, unsupported as embedding_unsupported};
 pub use frame::Frame;
 pub use http::HttpPool;
@@ -70,6 +72,12 @@ pub trait Provider: Send + Sync {
     fn profile(&self, model: &str) -> ModelProfile {
         let _ = model;
         ModelProfile::default()
+    }
+
+    /// What a model of this provider can be told to cache, if anything.
+    fn cache_rules(&self, profile: &ModelProfile) -> Option<CacheRules> {
+        let _ = profile;
+        None
     }
 
     /// Makes one request, without any retry. Cancel safe: dropping the future drops the connection.

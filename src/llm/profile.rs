@@ -98,6 +98,7 @@ mod tests {
             "signed_calls",
             "reasoning",
             "input",
+            "cache_points",
             "price",
         ];
         for row in json["models"].as_array().unwrap() {

@@ -12,8 +12,8 @@ use super::http::{Connection, connection_error};
 use super::replay::{Subject, Tape};
 use super::reply::{Broken, Reply};
 use super::{
-    Credentials, DeltaSink, EmbedRequest, EmbedWire, Embeddings, HttpPool, ModelAnswer, ModelRequest, Provider,
-    Recorder, SseReader,
+    CacheRules, Credentials, DeltaSink, EmbedRequest, EmbedWire, Embeddings, HttpPool, ModelAnswer, ModelRequest,
+    Provider, Recorder, SseReader,
 };
 use crate::config::{ModelProfile, RetryConfig, Secret, ServerConfig};
 use crate::types::{Category, Error, ProviderDetail, Result, Status, Transcript};
@@ -69,6 +69,12 @@ pub trait Wire: Send + Sync {
     fn profile(&self, model: &str) -> ModelProfile {
         let _ = model;
         ModelProfile::default()
+    }
+
+    /// What a model can be told to cache, if anything.
+    fn cache_rules(&self, profile: &ModelProfile) -> Option<CacheRules> {
+        let _ = profile;
+        None
     }
 
     /// How this family embeds; none where its API has no embeddings.
@@ -609,6 +615,10 @@ impl<W: Wire> Provider for Server<W> {
 
     fn profile(&self, model: &str) -> ModelProfile {
         self.wire.profile(model)
+    }
+
+    fn cache_rules(&self, profile: &ModelProfile) -> Option<CacheRules> {
+        self.wire.cache_rules(profile)
     }
 
     fn retry(&self) -> RetryConfig {

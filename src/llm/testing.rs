@@ -1,7 +1,7 @@
 //! What the tests of the wire families share: a sink that remembers, and a request to encode.
 
 use super::{DeltaSink, HttpPool, ModelRequest, OutputSchema, ToolChoice};
-use crate::config::ModelConfig;
+use crate::config::{CacheStrategy, ModelConfig};
 use crate::types::{Error, Media, MediaSource, Part, ToolCall, ToolCallId, ToolSpec, Transcript};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -74,6 +74,7 @@ pub struct Asked {
     pub output: Option<OutputSchema>,
     pub max_tokens: Option<u32>,
     pub cache_key: Option<&'static str>,
+    pub cache: CacheStrategy,
     http: HttpPool,
     requests_made: AtomicU32,
 }
@@ -99,6 +100,7 @@ impl Asked {
             output: None,
             max_tokens: None,
             cache_key: None,
+            cache: CacheStrategy::None,
             http: HttpPool::default(),
             requests_made: AtomicU32::new(0),
         }
@@ -113,7 +115,7 @@ impl Asked {
             tool_choice: self.tool_choice,
             output: self.output.as_ref(),
             max_tokens: self.max_tokens,
-            cache: crate::config::CacheStrategy::None,
+            cache: self.cache,
             profile: &self.profile,
             cache_key: self.cache_key,
             credentials: &super::NoCredentials,

@@ -57,7 +57,7 @@ impl Middleware for Masking {
                         call.opaque = None;
                     }
                 }
-                Part::Image(_) | Part::Document(_) | Part::Audio(_) | Part::Opaque(_) => {}
+                Part::Image(_) | Part::Document(_) | Part::Audio(_) | Part::Opaque(_) | Part::CachePoint(_) => {}
             }
         }
         Box::pin(ready(Ok(())))

@@ -48,7 +48,7 @@ impl Middleware for Validation {
     fn after_llm<'a>(&'a self, _: Scene<'a>, answer: &'a mut ModelAnswer) -> BoxFuture<'a, Result<()>> {
         let says_something = answer.parts.iter().any(|part| match part {
             Part::Text { text, .. } => !text.trim().is_empty(),
-            Part::Reasoning { .. } => false,
+            Part::Reasoning { .. } | Part::CachePoint(_) => false,
             Part::ToolCall(_) | Part::Image(_) | Part::Document(_) | Part::Audio(_) | Part::Opaque(_) => true,
         });
         let excused = matches!(answer.finish_reason, FinishReason::ContentFilter | FinishReason::Refusal);

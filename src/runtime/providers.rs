@@ -1,8 +1,7 @@
 //! From the configuration of a provider to the provider: which wire, at which address.
 
 use crate::config::{
-    ANTHROPIC_URL, ApiKind, GEMINI_URL, OLLAMA_URL, OPENAI_URL, ProviderConfig, QuirksConfig, ReplayConfig,
-    RequestFormat,
+    ANTHROPIC_URL, ApiKind, GEMINI_URL, OLLAMA_URL, OPENAI_URL, ProviderConfig, Quirks, ReplayConfig, RequestFormat,
 };
 use crate::llm::anthropic::{self, Anthropic};
 use crate::llm::gemini::{self, Gemini};
@@ -20,10 +19,10 @@ pub(super) fn build_provider(
     config: ProviderConfig,
     recorder: Option<&Arc<Recorder>>,
 ) -> Result<Arc<dyn Provider>> {
-    let chat = |stream: bool, is_openai: bool, quirks: QuirksConfig| {
+    let chat = |stream: bool, is_openai: bool, quirks: Quirks| {
         OpenAiChat::new(openai_chat::Dialect { stream, is_openai, quirks })
     };
-    let plain = QuirksConfig::default();
+    let plain = Quirks::default();
     Ok(match config {
         ProviderConfig::OpenAi(config) => {
             let mut server = config.server(OPENAI_URL);
@@ -64,11 +63,12 @@ pub(super) fn build_provider(
             Arc::new(Server::new(name, "ollama", server, wire)?.recorded(recorder))
         }
         ProviderConfig::Custom(config) => {
-            let server = config.server("");
+            let server = config.server(config.quirks.base_url().unwrap_or_default());
             let stream = server.stream;
             match config.request_format {
                 RequestFormat::OpenaiCompatible => Arc::new(
-                    Server::new(name, "custom", server, chat(stream, false, config.quirks))?.recorded(recorder),
+                    Server::new(name, "custom", server, chat(stream, false, config.quirks.resolve()))?
+                        .recorded(recorder),
                 ),
                 RequestFormat::AnthropicCompatible => {
                     Arc::new(Server::new(name, "custom", server, Anthropic { stream })?.recorded(recorder))

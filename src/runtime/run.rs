@@ -9,7 +9,7 @@ use crate::agent::{
 };
 use crate::config::{Mode, Notify, RunRequest, SessionBusy};
 use crate::events::{Batched, Bounds, Emitter, Queue, Wishes, flush_soon};
-use crate::llm::HttpPool;
+use crate::llm::{HttpPool, check_cache_points};
 use crate::runtime::CallbackSlot;
 use crate::store::{RunBegin, RunLog, Unfinished};
 use crate::tools::{Runner, Workspace};
@@ -137,6 +137,7 @@ impl Core {
         // Asked for on the way to every run, so it is not put together for the usual place.
         let at = |key: &'static str| match (path, key) {
             ("request", "agent") => Cow::Borrowed("request.agent"),
+            ("request", "input") => Cow::Borrowed("request.input"),
             ("request", "run_id") => Cow::Borrowed("request.run_id"),
             ("request", "variables") => Cow::Borrowed("request.variables"),
             (path, key) => Cow::Owned(format!("{path}.{key}")),
@@ -145,6 +146,8 @@ impl Core {
         if !has_stream {
             self.check_handler(&setup)?;
         }
+        let rules = setup.provider.cache_rules(&setup.profile);
+        check_cache_points(&request.input.0, setup.config.cache_strategy, rules, &at("input"))?;
         let structured = request
             .response_schema
             .take()

@@ -39,6 +39,8 @@ pub enum Part {
     ToolCall(ToolCall),
     /// A piece that only its provider understands.
     Opaque(Opaque),
+    /// Nothing that is said: everything before it shall be cached by the provider.
+    CachePoint(CachePoint),
 }
 
 impl Part {
@@ -61,7 +63,8 @@ impl Part {
             | Self::Audio(_)
             | Self::Reasoning { .. }
             | Self::ToolCall(_)
-            | Self::Opaque(_) => None,
+            | Self::Opaque(_)
+            | Self::CachePoint(_) => None,
         }
     }
 
@@ -74,7 +77,8 @@ impl Part {
             | Self::Document(_)
             | Self::Audio(_)
             | Self::Reasoning { .. }
-            | Self::Opaque(_) => None,
+            | Self::Opaque(_)
+            | Self::CachePoint(_) => None,
         }
     }
 }
@@ -93,6 +97,41 @@ pub struct Opaque {
     pub family: String,
     /// Its JSON text, untouched.
     pub data: String,
+}
+
+/// The end of what a provider shall cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CachePoint {
+    /// How long it is kept. Default: as the agent's `cache_strategy` says, else as the provider does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<CacheTtl>,
+}
+
+/// How long a provider keeps what it cached. The longer, the dearer the writing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum CacheTtl {
+    /// Five minutes.
+    #[default]
+    #[serde(rename = "5m")]
+    FiveMinutes,
+    /// Half an hour.
+    #[serde(rename = "30m")]
+    ThirtyMinutes,
+    /// One hour.
+    #[serde(rename = "1h")]
+    OneHour,
+}
+
+impl CacheTtl {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FiveMinutes => "5m",
+            Self::ThirtyMinutes => "30m",
+            Self::OneHour => "1h",
+        }
+    }
 }
 
 /// What is not text: inline, or at an address that the provider fetches.

@@ -18,8 +18,11 @@ pub use cancel::Cancel;
 pub use error::{Category, Error, ProviderDetail, Result, Status};
 pub use event::{Envelope, EventBody, EventKind, Piece, RunResult, ToolCallRecord};
 pub use ids::{AgentId, RunId, Scope, SessionId, ToolCallId};
-pub use message::{FinishReason, Media, MediaSource, Message, Opaque, Part, ToolCall, ToolResult, ToolSpec, text_of};
+pub use message::{
+    CachePoint, CacheTtl, FinishReason, Media, MediaSource, Message, Opaque, Part, ToolCall, ToolResult, ToolSpec,
+    text_of,
+};
 pub use money::PicoUsd;
-pub use time::{now_ms, rfc3339};
+pub use time::{millis, now_ms, rfc3339};
 pub use transcript::{Changes, Entry, Mark, Transcript, TranscriptError, View};
 pub use usage::Usage;

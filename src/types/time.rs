@@ -1,10 +1,16 @@
-//! Wall-clock time for records. Deadlines never use it: they are measured on the monotonic clock.
+//! Time in whole milliseconds, as every `*_ms` field states it. Wall-clock time is for records: deadlines are measured on the
+//! monotonic clock.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since the Unix epoch, as every `*_at_ms` field states them. A clock before 1970 reads as 0.
 pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
+}
+
+/// A duration in milliseconds, rounded down.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `2026-11-21T08:30:00Z` of seconds since the Unix epoch (RFC 3339, UTC, whole seconds).

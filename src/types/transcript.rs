@@ -357,7 +357,8 @@ impl Transcript {
                     | Part::Image(_)
                     | Part::Document(_)
                     | Part::Audio(_)
-                    | Part::Opaque(_) => {}
+                    | Part::Opaque(_)
+                    | Part::CachePoint(_) => {}
                 }
             }
             results.iter_mut().flatten().for_each(|result| apply(&mut result.content));

@@ -7,6 +7,8 @@
 //! at most four cache breakpoints.
 
 use super::FAMILY;
+use crate::config::CacheStrategy;
+use crate::llm::cache::{CacheControl, CacheMarks};
 use crate::llm::lenient::Fields;
 use crate::llm::outgoing::{ObjectArguments, own, own_fields, to_body, unsupported};
 use crate::llm::{ModelRequest, ToolChoice};
@@ -25,8 +27,8 @@ pub struct Dialect {
     pub max_tokens: u32,
     /// Whether and how the model thinks.
     pub thinking: Option<Thinking>,
-    /// Whether the conversation's beginning is cached, and how long.
-    pub cache: Option<CacheTtl>,
+    /// The most cache points of a request.
+    pub cache_points: u32,
 }
 
 /// How the model thinks.
@@ -38,23 +40,22 @@ pub enum Thinking {
     Adaptive,
 }
 
-/// How long the provider keeps what it cached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheTtl {
-    /// Five minutes.
-    FiveMinutes,
-    /// One hour, at a higher price for writing.
-    OneHour,
-}
-
 /// The body of a request, as JSON.
 pub fn encode(request: &ModelRequest<'_>, dialect: &Dialect) -> Result<Vec<u8>> {
     let model = request.model;
     let (max_tokens, thinking) = limits(request, dialect)?;
-    let cache = dialect.cache.map(CacheControl::from);
-    let mut messages = messages(request)?;
-    if cache.is_some() {
-        mark_cached(&mut messages, cache);
+    let rules = super::cache_rules(dialect.cache_points);
+    let mut marks = CacheMarks::plan(request.cache, Some(rules), request.transcript);
+    let (tools, system) = marks.as_ref().map_or((None, None), |marks| (marks.tools, marks.system));
+    let (mut tools, mut system) = (tools.map(CacheControl::from), system.map(CacheControl::from));
+    let mut messages = messages(request, &mut marks)?;
+    if let CacheStrategy::Automatic { ttl } = request.cache {
+        if !rules.ttls.contains(&ttl) {
+            let message = format!("Anthropic cannot be told to keep its cache for {}", ttl.as_str());
+            return Err(unsupported(message, "the ttl of the cache_strategy is 5m or 1h"));
+        }
+        (tools, system) = (Some(ttl.into()), Some(ttl.into()));
+        mark_cached(&mut messages, Some(ttl.into()));
     }
     let output =
         request.output.map(|output| OutputConfig { format: Format { r#type: "json_schema", schema: &output.schema } });
@@ -68,8 +69,8 @@ pub fn encode(request: &ModelRequest<'_>, dialect: &Dialect) -> Result<Vec<u8>> 
         stop_sequences: &model.stop_sequences,
         output_config: output,
         tool_choice: (!request.tools.is_empty()).then(|| tool_choice(request.tool_choice)).flatten(),
-        tools: Tools { tools: request.tools, cache },
-        system: request.system.filter(|system| !system.trim().is_empty()).map(|text| System { text, cache }),
+        tools: Tools { tools: request.tools, cache: tools },
+        system: request.system.filter(|text| !text.trim().is_empty()).map(|text| System { text, cache: system }),
         messages,
     };
     to_body(&body)
@@ -119,11 +120,11 @@ fn tool_choice(choice: ToolChoice<'_>) -> Option<Choice<'_>> {
     }
 }
 
-fn messages<'a>(request: &ModelRequest<'a>) -> Result<Vec<Message<'a>>> {
+fn messages<'a>(request: &ModelRequest<'a>, marks: &mut Option<CacheMarks>) -> Result<Vec<Message<'a>>> {
     let mut messages: Vec<Message<'a>> = Vec::new();
     for view in request.transcript.view() {
         let (role, content) = match view {
-            View::User(parts) => ("user", user(parts)?),
+            View::User(parts) => ("user", user(parts, marks)?),
             View::Assistant(parts) => ("assistant", assistant(parts)?),
             View::Tool(call, result) => ("user", vec![tool_result(call, result)?]),
         };
@@ -148,7 +149,7 @@ fn messages<'a>(request: &ModelRequest<'a>) -> Result<Vec<Message<'a>>> {
     Ok(messages)
 }
 
-fn user(parts: &[Part]) -> Result<Vec<Block<'_>>> {
+fn user<'a>(parts: &'a [Part], marks: &mut Option<CacheMarks>) -> Result<Vec<Block<'a>>> {
     let mut blocks = Vec::with_capacity(parts.len());
     for part in parts {
         match part {
@@ -158,6 +159,13 @@ fn user(parts: &[Part]) -> Result<Vec<Block<'_>>> {
             Part::Document(media) => blocks.push(document(media)?),
             Part::Audio(_) => return Err(no_audio()),
             Part::Opaque(opaque) => blocks.extend(own(Some(opaque), FAMILY)?.map(Block::Raw)),
+            Part::CachePoint(point) => {
+                let ttl = marks.as_mut().and_then(|marks| marks.next(point));
+                let last = blocks.iter_mut().rev().find_map(Block::cache_control);
+                if let (Some(ttl), Some(mark)) = (ttl, last) {
+                    *mark = Some(ttl.into());
+                }
+            }
             // A user neither reasons nor calls.
             Part::Reasoning { .. } | Part::ToolCall(_) => {}
         }
@@ -194,6 +202,7 @@ fn assistant(parts: &[Part]) -> Result<Vec<Block<'_>>> {
             Part::Image(_) => blocks.push(Block::text("(an image that cannot be shown here)")),
             Part::Document(_) => blocks.push(Block::text("(a document that cannot be shown here)")),
             Part::Audio(_) => blocks.push(Block::text("(a recording that cannot be played here)")),
+            Part::CachePoint(_) => {}
         }
     }
     Ok(blocks)
@@ -214,7 +223,7 @@ fn tool_result<'a>(call: &'a ToolCall, result: &'a ToolResult) -> Result<Block<'
             Part::Document(media) => content.push(document(media)?),
             Part::Audio(_) => return Err(no_audio()),
             Part::Opaque(opaque) => content.extend(own(Some(opaque), FAMILY)?.map(Block::Raw)),
-            Part::Reasoning { .. } | Part::ToolCall(_) => {}
+            Part::Reasoning { .. } | Part::ToolCall(_) | Part::CachePoint(_) => {}
         }
     }
     let content = match content.as_slice() {
@@ -342,23 +351,6 @@ struct Choice<'a> {
     r#type: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
-}
-
-#[derive(Clone, Copy, Serialize)]
-struct CacheControl {
-    r#type: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ttl: Option<&'static str>,
-}
-
-impl From<CacheTtl> for CacheControl {
-    fn from(ttl: CacheTtl) -> Self {
-        let ttl = match ttl {
-            CacheTtl::FiveMinutes => None,
-            CacheTtl::OneHour => Some("1h"),
-        };
-        Self { r#type: "ephemeral", ttl }
-    }
 }
 
 struct Tools<'a> {
@@ -509,11 +501,11 @@ mod tests {
     use super::*;
     use crate::llm::OutputSchema;
     use crate::llm::testing::{Asked, call, data, raw, tool, url};
-    use crate::types::{Opaque, Status};
+    use crate::types::{CachePoint, CacheTtl, Opaque, Status};
     use pretty_assertions::assert_eq;
     use serde_json::{Value, json};
 
-    const PLAIN: Dialect = Dialect { stream: true, max_tokens: 4096, thinking: None, cache: None };
+    const PLAIN: Dialect = Dialect { stream: true, max_tokens: 4096, thinking: None, cache_points: 4 };
 
     fn body(asked: &Asked, dialect: &Dialect) -> Value {
         serde_json::from_slice(&encode(&asked.request(), dialect).unwrap()).unwrap()
@@ -610,9 +602,9 @@ mod tests {
 
     #[test]
     fn four_places_are_cached() {
-        let asked = conversation();
-        let dialect = Dialect { cache: Some(CacheTtl::OneHour), ..PLAIN };
-        let body = body(&asked, &dialect);
+        let mut asked = conversation();
+        asked.cache = CacheStrategy::Automatic { ttl: CacheTtl::OneHour };
+        let body = body(&asked, &PLAIN);
         let mark = json!({"type": "ephemeral", "ttl": "1h"});
         assert_eq!(body["tools"][0].get("cache_control"), None);
         assert_eq!(body["tools"][1]["cache_control"], mark);
@@ -620,8 +612,41 @@ mod tests {
         assert_eq!(body["messages"][0]["content"][1]["cache_control"], mark);
         assert_eq!(body["messages"][2]["content"][3]["cache_control"], mark);
         assert_eq!(body.to_string().matches("cache_control").count(), 4);
-        let five = Dialect { cache: Some(CacheTtl::FiveMinutes), ..PLAIN };
-        assert_eq!(super::tests::body(&asked, &five)["tools"][1]["cache_control"], json!({"type": "ephemeral"}));
+        asked.cache = CacheStrategy::Automatic { ttl: CacheTtl::FiveMinutes };
+        assert_eq!(super::tests::body(&asked, &PLAIN)["tools"][1]["cache_control"], json!({"type": "ephemeral"}));
+        asked.cache = CacheStrategy::Automatic { ttl: CacheTtl::ThirtyMinutes };
+        let refused = encode(&asked.request(), &PLAIN).unwrap_err();
+        assert_eq!((refused.status(), refused.hint().is_some()), (Status::UnsupportedByProvider, true));
+    }
+
+    #[test]
+    fn what_the_host_marks_is_cached_and_nothing_else() {
+        let mut asked = Asked::of("claude");
+        asked.system = Some("Be brief.");
+        asked.tools = vec![tool("add")];
+        let point = |ttl| Part::CachePoint(CachePoint { ttl });
+        let book = Part::Document(data("application/pdf"));
+        asked
+            .transcript
+            .push_user(vec![book, point(Some(CacheTtl::OneHour)), Part::text("and"), Part::text("?")])
+            .unwrap();
+        asked.transcript.push_assistant(vec![Part::text("ok")]).unwrap();
+        asked.transcript.push_user(vec![Part::text("more"), point(None), Part::text("so?")]).unwrap();
+        let marked = |asked: &Asked| {
+            let body = body(asked, &PLAIN);
+            let mark =
+                |path: &str| body.pointer(path).map(|mark| mark.get("ttl").cloned().unwrap_or_else(|| json!("5m")));
+            let marks = ["/tools/0", "/system/0", "/messages/0/content/0", "/messages/2/content/0"]
+                .map(|path| mark(&format!("{path}/cache_control")));
+            (marks, body.to_string().matches("cache_control").count())
+        };
+        let (hour, five) = (Some(json!("1h")), Some(json!("5m")));
+        asked.cache = CacheStrategy::Explicit { ttl: None, tools: false, system: false };
+        assert_eq!(marked(&asked), ([None, None, hour.clone(), five], 2));
+        asked.cache = CacheStrategy::Explicit { ttl: Some(CacheTtl::OneHour), tools: true, system: true };
+        assert_eq!(marked(&asked), ([hour.clone(), hour.clone(), hour.clone(), hour], 4));
+        asked.cache = CacheStrategy::None;
+        assert_eq!(marked(&asked), ([None, None, None, None], 0));
     }
 
     #[test]

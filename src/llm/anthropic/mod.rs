@@ -8,11 +8,12 @@ mod decode;
 mod encode;
 
 pub use decode::Decoder;
-pub use encode::{CacheTtl, Dialect, Thinking, encode};
+pub use encode::{Dialect, Thinking, encode};
 
+use super::cache::ANTHROPIC_TTLS;
 use super::server::{Wire, WireDecoder};
-use super::{DeltaSink, Frame, ModelAnswer, ModelRequest};
-use crate::config::{CacheStrategy, Effort, ReasoningConfig};
+use super::{CacheRules, DeltaSink, Frame, ModelAnswer, ModelRequest};
+use crate::config::{Effort, ModelProfile, ReasoningConfig};
 use crate::types::{Result, Transcript};
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ const VERSION: &str = "2023-06-01";
 
 /// The most tokens of an answer where nobody says: the API demands a figure.
 const DEFAULT_MAX_TOKENS: u32 = 4_096;
+
+/// The most cache points of a request where nobody says.
+const CACHE_POINTS: u32 = 4;
 
 /// The wire of a server.
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,18 +65,22 @@ impl Wire for Anthropic {
             stream: self.stream,
             max_tokens: known.unwrap_or(DEFAULT_MAX_TOKENS),
             thinking: request.model.reasoning.and_then(thinking),
-            cache: match request.cache {
-                CacheStrategy::None => None,
-                CacheStrategy::Automatic { ttl: crate::config::CacheTtl::FiveMinutes } => Some(CacheTtl::FiveMinutes),
-                CacheStrategy::Automatic { ttl: crate::config::CacheTtl::OneHour } => Some(CacheTtl::OneHour),
-            },
+            cache_points: request.profile.cache_points.unwrap_or(CACHE_POINTS),
         };
         encode(request, &dialect)
+    }
+
+    fn cache_rules(&self, profile: &ModelProfile) -> Option<CacheRules> {
+        Some(cache_rules(profile.cache_points.unwrap_or(CACHE_POINTS)))
     }
 
     fn decoder<'a>(&self, provider: &'a str, transcript: &'a Transcript) -> Box<dyn WireDecoder + 'a> {
         Box::new(Decoder::new(provider, transcript))
     }
+}
+
+fn cache_rules(points: u32) -> CacheRules {
+    CacheRules { points, ttls: ANTHROPIC_TTLS, marks_tools: true }
 }
 
 fn thinking(reasoning: ReasoningConfig) -> Option<Thinking> {

@@ -143,8 +143,8 @@ fn user(parts: &[Part]) -> Result<Vec<Wire<'_>>> {
             Part::Text { text, .. } => wire.push(Wire::text(text)),
             Part::Image(item) | Part::Document(item) | Part::Audio(item) => wire.push(media(item)),
             Part::Opaque(opaque) => wire.extend(own(Some(opaque), FAMILY)?.map(Wire::Raw)),
-            // A user neither reasons nor calls.
-            Part::Reasoning { .. } | Part::ToolCall(_) => {}
+            // A user neither reasons nor calls, and the API caches by itself.
+            Part::Reasoning { .. } | Part::ToolCall(_) | Part::CachePoint(_) => {}
         }
     }
     Ok(wire)
@@ -178,6 +178,7 @@ fn assistant<'a>(parts: &'a [Part], dialect: &Dialect) -> Result<Vec<Wire<'a>>> 
             }
             Part::Image(item) | Part::Document(item) | Part::Audio(item) => wire.push(media(item)),
             Part::Opaque(opaque) => wire.extend(own(Some(opaque), FAMILY)?.map(Wire::Raw)),
+            Part::CachePoint(_) => {}
         }
     }
     Ok(wire)

@@ -92,7 +92,10 @@ impl Mock {
             };
             let index = u32::try_from(index).ok();
             pace(turn, sink).await;
-            assembler.call(CallPiece { index, id: call.id.as_deref(), name: Some(&call.name), arguments: None }, sink);
+            assembler.call(
+                CallPiece { index, id: call.id.as_deref(), name: Some(&call.name), ..CallPiece::default() },
+                sink,
+            );
             // Two pieces, as a real server would send more than one.
             let half = (0..=arguments.len() / 2).rev().find(|at| arguments.is_char_boundary(*at)).unwrap_or(0);
             let (first, second) = arguments.split_at(half);

@@ -127,7 +127,7 @@ fn show<'a>(parts: &'a [Part], message: &mut Message<'a>) -> Result<()> {
             Part::Audio(_) => {
                 return Err(unsupported("Ollama takes no audio", "give a transcript as text"));
             }
-            Part::Reasoning { .. } | Part::ToolCall(_) | Part::Opaque(_) => {}
+            Part::Reasoning { .. } | Part::ToolCall(_) | Part::Opaque(_) | Part::CachePoint(_) => {}
         }
     }
     Ok(())
@@ -147,7 +147,7 @@ fn assistant(parts: &[Part]) -> Message<'_> {
             Part::Document(_) => message.content.push_str("(a document that cannot be shown here)"),
             Part::Audio(_) => message.content.push_str("(a recording that cannot be played here)"),
             // This family makes none.
-            Part::Opaque(_) => {}
+            Part::Opaque(_) | Part::CachePoint(_) => {}
         }
     }
     message

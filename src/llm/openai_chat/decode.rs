@@ -52,14 +52,21 @@ fn take(choice: Choice<'_>, provider: &str, assembler: &mut Assembler<'_>, sink:
             }
         }
         assembler.text(&delta.refusal.0, sink);
+        if let Some(details) = delta.reasoning_details {
+            assembler.reasoning_details(details);
+        }
     }
     for call in choice.delta.tool_calls.iter() {
         let arguments = call.function.arguments.map(arguments_text).unwrap_or_default();
+        // Gemini behind this API: the signature of a thought.
+        let extra = call.extra_content.filter(|extra| extra.get() != "null");
+        let extra = extra.map(|extra| format!("{{\"extra_content\":{extra}}}"));
         let piece = CallPiece {
             index: call.index.0.and_then(|index| u32::try_from(index).ok()),
             id: Some(&call.id.0).filter(|id| !id.is_empty()).map(|id| &**id),
             name: Some(&call.function.name.0).filter(|name| !name.is_empty()).map(|name| &**name),
             arguments: Some(&*arguments),
+            extra: extra.as_deref(),
         };
         assembler.call(piece, sink);
     }
@@ -129,6 +136,8 @@ struct Delta<'a> {
     #[serde(borrow)]
     reasoning: Text<'a>,
     #[serde(borrow)]
+    reasoning_details: Option<&'a RawValue>,
+    #[serde(borrow)]
     refusal: Text<'a>,
     #[serde(borrow)]
     tool_calls: Few<CallDelta<'a>>,
@@ -142,6 +151,8 @@ struct CallDelta<'a> {
     id: Text<'a>,
     #[serde(borrow, default, deserialize_with = "or_default")]
     function: FunctionDelta<'a>,
+    #[serde(borrow, default)]
+    extra_content: Option<&'a RawValue>,
 }
 
 #[derive(Default, Deserialize)]

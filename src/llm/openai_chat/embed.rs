@@ -9,7 +9,13 @@ use crate::types::Result;
 use serde::{Deserialize, Serialize};
 
 /// See the module's head.
-pub struct OpenAiEmbeddings;
+#[derive(Debug, Default)]
+pub struct OpenAiEmbeddings {
+    /// Below the server's address; `{model}` stands for the model's name. Default `embeddings`.
+    pub path: Option<String>,
+    /// The `api-version` of the URL.
+    pub api_version: Option<String>,
+}
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -43,8 +49,8 @@ struct Usage {
 }
 
 impl EmbedWire for OpenAiEmbeddings {
-    fn url(&self, base: &str, _: &str) -> String {
-        format!("{base}/embeddings")
+    fn url(&self, base: &str, model: &str) -> String {
+        super::place(base, self.path.as_deref().unwrap_or("embeddings"), model, self.api_version.as_deref())
     }
 
     fn encode(&self, request: &EmbedRequest<'_>) -> Result<Vec<u8>> {
@@ -75,7 +81,7 @@ mod tests {
     use pretty_assertions::assert_eq;
 
     fn decode(body: &str) -> Option<Vec<Vec<f32>>> {
-        OpenAiEmbeddings.decode(body.as_bytes()).map(|answer| answer.vectors)
+        OpenAiEmbeddings::default().decode(body.as_bytes()).map(|answer| answer.vectors)
     }
 
     #[test]

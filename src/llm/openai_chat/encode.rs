@@ -4,39 +4,49 @@
 //! Source: OpenAI API reference, "Create chat completion". Keys that were not asked for are left out, never `null`:
 //! compatible servers reject what they do not know.
 
-use crate::config::{Effort, MaxTokensKey, QuirksConfig, ReasoningField};
+use super::cache::{self, CacheOptions};
+use super::messages::Messages;
+use crate::config::{CachePointForm, CacheStrategy, Effort, MaxTokensKey, Quirks, ToolChoiceForm};
+use crate::llm::cache::{CacheControl, CacheMarks};
+use crate::llm::outgoing::{to_body, unsupported};
 use crate::llm::{ModelRequest, OutputSchema, ToolChoice};
-use crate::types::{Error, Media, MediaSource, Part, Result, Status, ToolCall, Transcript, View};
-use serde::ser::{SerializeSeq, SerializeStruct};
+use crate::types::{Media, MediaSource, Part, Result, View};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 
 /// What differs between servers.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Dialect {
     /// Whether to ask for a stream.
     pub stream: bool,
     /// OpenAI's own server: it deprecates `max_tokens`, and pads its chunks unless told not to.
     pub is_openai: bool,
     /// What is particular to the server.
-    pub quirks: QuirksConfig,
+    #[serde(default)]
+    pub quirks: Quirks,
+}
+
+impl Dialect {
+    /// How the server is told what to cache, if it is.
+    pub(super) fn cache_form(&self) -> Option<CachePointForm> {
+        self.quirks.cache_points.or(self.is_openai.then_some(CachePointForm::PromptCacheBreakpoint))
+    }
 }
 
 /// The body of a request, as JSON.
-pub fn encode(request: &ModelRequest<'_>, dialect: Dialect) -> Result<Vec<u8>> {
+pub fn encode(request: &ModelRequest<'_>, dialect: &Dialect) -> Result<Vec<u8>> {
     check(request)?;
     let model = request.model;
     let max_tokens = request.output_limit();
-    let has_new_key = dialect.is_openai || dialect.quirks.max_tokens_key == MaxTokensKey::MaxCompletionTokens;
-    let body = serde_json::to_vec(&Body {
+    let has_new_key =
+        dialect.quirks.max_tokens_key.map_or(dialect.is_openai, |key| key == MaxTokensKey::MaxCompletionTokens);
+    let cache_form = dialect.cache_form();
+    let rules = cache_form.and_then(|form| cache::rules(form, request.profile));
+    let marks = CacheMarks::plan(request.cache, rules, request.transcript);
+    to_body(&Body {
         model: &model.model_name,
-        messages: Messages {
-            system: request.system,
-            transcript: request.transcript,
-            reasoning: dialect.quirks.send_back_reasoning,
-        },
+        messages: Messages { request, dialect, marks },
         tools: Tools(request),
         temperature: model.temperature,
         top_p: model.top_p,
@@ -44,15 +54,20 @@ pub fn encode(request: &ModelRequest<'_>, dialect: Dialect) -> Result<Vec<u8>> {
         max_completion_tokens: max_tokens.filter(|_| has_new_key),
         stop: &model.stop_sequences,
         stream: dialect.stream,
-        stream_options: dialect
-            .stream
+        stream_options: (dialect.stream && dialect.quirks.stream_usage != Some(false))
             .then_some(StreamOptions { include_usage: true, include_obfuscation: dialect.is_openai.then_some(false) }),
-        tool_choice: Choice::of(request),
+        tool_choice: Choice::of(request, dialect.quirks.tool_choice.unwrap_or(ToolChoiceForm::Full)),
         response_format: request.output.map(ResponseFormat),
         prompt_cache_key: request.cache_key.filter(|_| dialect.is_openai),
+        prompt_cache_options: marks
+            .filter(|_| cache_form == Some(CachePointForm::PromptCacheBreakpoint))
+            .map(|_| CacheOptions::EXPLICIT),
+        cache_control: match request.cache {
+            CacheStrategy::Automatic { ttl } if cache_form == Some(CachePointForm::CacheControl) => Some(ttl.into()),
+            CacheStrategy::None | CacheStrategy::Automatic { .. } | CacheStrategy::Explicit { .. } => None,
+        },
         reasoning_effort: model.reasoning.and_then(|reasoning| reasoning.effort),
-    });
-    body.map_err(|error| Error::internal(format!("the request cannot be encoded: {error}")))
+    })
 }
 
 /// What the API does not take.
@@ -73,14 +88,14 @@ fn check(request: &ModelRequest<'_>) -> Result<()> {
                 | Part::Audio(_)
                 | Part::Reasoning { .. }
                 | Part::ToolCall(_)
-                | Part::Opaque(_) => continue,
+                | Part::Opaque(_)
+                | Part::CachePoint(_) => continue,
             };
-            return Err(Error::new(
-                Status::UnsupportedByProvider,
+            return Err(unsupported(
                 format!("the chat completions API does not take {wrong}"),
+                "give its content: \"data\" in base64, with its \"media_type\"",
             )
-            .with_code("unsupported_content")
-            .with_hint("give its content: \"data\" in base64, with its \"media_type\""));
+            .with_code("unsupported_content"));
         }
     }
     Ok(())
@@ -112,6 +127,10 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_cache_key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_cache_options: Option<CacheOptions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_control: Option<CacheControl>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_effort: Option<Effort>,
 }
 
@@ -129,13 +148,17 @@ struct Named<'a> {
 }
 
 impl<'a> Choice<'a> {
-    fn of(request: &ModelRequest<'a>) -> Option<Self> {
-        match request.tool_choice {
+    fn of(request: &ModelRequest<'a>, form: ToolChoiceForm) -> Option<Self> {
+        match (request.tool_choice, form) {
             _ if request.tools.is_empty() => None,
-            ToolChoice::Auto => None,
-            ToolChoice::None => Some(Self::Word("none")),
-            ToolChoice::Required => Some(Self::Word("required")),
-            ToolChoice::Tool(name) => Some(Self::Tool { r#type: "function", function: Named { name } }),
+            (ToolChoice::Auto, _) => None,
+            (ToolChoice::None, _) => Some(Self::Word("none")),
+            (ToolChoice::Required | ToolChoice::Tool(_), ToolChoiceForm::Never) => None,
+            (ToolChoice::Required, ToolChoiceForm::Full | ToolChoiceForm::Words)
+            | (ToolChoice::Tool(_), ToolChoiceForm::Words) => Some(Self::Word("required")),
+            (ToolChoice::Tool(name), ToolChoiceForm::Full) => {
+                Some(Self::Tool { r#type: "function", function: Named { name } })
+            }
         }
     }
 }
@@ -214,203 +237,5 @@ impl Serialize for Tools<'_> {
             r#type: "function",
             function: Function { name: &tool.name, description: &tool.description, parameters: &tool.input_schema },
         }))
-    }
-}
-
-struct Messages<'a> {
-    system: Option<&'a str>,
-    transcript: &'a Transcript,
-    reasoning: Option<ReasoningField>,
-}
-
-impl Serialize for Messages<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let mut seq = serializer.serialize_seq(None)?;
-        if let Some(system) = self.system.filter(|system| !system.is_empty()) {
-            seq.serialize_element(&Plain { role: "system", content: system })?;
-        }
-        // What tools show cannot stand in their messages: it follows the last one, as the user's.
-        let mut shown: Vec<Part> = Vec::new();
-        for view in self.transcript.view() {
-            if !shown.is_empty() && !matches!(view, View::Tool(..)) {
-                seq.serialize_element(&User(&std::mem::take(&mut shown)))?;
-            }
-            match view {
-                View::User(parts) => seq.serialize_element(&User(parts))?,
-                View::Assistant(parts) => seq.serialize_element(&Assistant(parts, self.reasoning))?,
-                View::Tool(call, result) => {
-                    seq.serialize_element(&Answer {
-                        role: "tool",
-                        tool_call_id: call.id.as_str(),
-                        content: &result.content,
-                    })?;
-                    if !result.parts.is_empty() {
-                        shown.push(Part::text(format!("What {} ({}) shows:", call.name, call.id)));
-                        shown.extend(result.parts.iter().cloned());
-                    }
-                }
-            }
-        }
-        if !shown.is_empty() {
-            seq.serialize_element(&User(&shown))?;
-        }
-        seq.end()
-    }
-}
-
-#[derive(Serialize)]
-struct Plain<'a> {
-    role: &'static str,
-    content: &'a str,
-}
-
-#[derive(Serialize)]
-struct Answer<'a> {
-    role: &'static str,
-    tool_call_id: &'a str,
-    content: &'a str,
-}
-
-fn texts(parts: &[Part]) -> impl Iterator<Item = &str> {
-    parts.iter().filter_map(Part::as_text)
-}
-
-/// Reasoning that no other family has signed.
-fn reasoning_of(part: &Part) -> Option<&str> {
-    match part {
-        Part::Reasoning { text, opaque: None } => Some(text),
-        Part::Reasoning { .. }
-        | Part::Text { .. }
-        | Part::Image(_)
-        | Part::Document(_)
-        | Part::Audio(_)
-        | Part::ToolCall(_)
-        | Part::Opaque(_) => None,
-    }
-}
-
-struct User<'a>(&'a [Part]);
-
-impl Serialize for User<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let mut message = serializer.serialize_struct("User", 2)?;
-        message.serialize_field("role", "user")?;
-        match self.0 {
-            [Part::Text { text, .. }] => message.serialize_field("content", text)?,
-            parts => {
-                let parts: Vec<_> = parts.iter().filter_map(Content::of).collect();
-                message.serialize_field("content", &parts)?;
-            }
-        }
-        message.end()
-    }
-}
-
-#[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Content<'a> {
-    Text { text: &'a str },
-    ImageUrl { image_url: ImageUrl<'a> },
-    File { file: File<'a> },
-    InputAudio { input_audio: Audio<'a> },
-}
-
-#[derive(Serialize)]
-struct ImageUrl<'a> {
-    url: Cow<'a, str>,
-}
-
-#[derive(Serialize)]
-struct File<'a> {
-    filename: &'a str,
-    file_data: String,
-}
-
-#[derive(Serialize)]
-struct Audio<'a> {
-    data: &'a str,
-    format: &'a str,
-}
-
-impl<'a> Content<'a> {
-    fn of(part: &'a Part) -> Option<Self> {
-        match part {
-            Part::Text { text, .. } => Some(Self::Text { text }),
-            Part::Image(media) => {
-                let url = match &media.source {
-                    MediaSource::Url { url, .. } => Cow::Borrowed(url.as_str()),
-                    MediaSource::Data { media_type, data } => Cow::Owned(format!("data:{media_type};base64,{data}")),
-                };
-                Some(Self::ImageUrl { image_url: ImageUrl { url } })
-            }
-            Part::Document(Media { source: MediaSource::Data { media_type, data }, name }) => {
-                let filename = name.as_deref().unwrap_or("document");
-                Some(Self::File { file: File { filename, file_data: format!("data:{media_type};base64,{data}") } })
-            }
-            Part::Audio(Media { source: MediaSource::Data { media_type, data }, .. }) => {
-                let format = match media_type.split('/').next_back().unwrap_or_default() {
-                    "mpeg" => "mp3",
-                    "x-wav" | "wave" => "wav",
-                    other => other,
-                };
-                Some(Self::InputAudio { input_audio: Audio { data, format } })
-            }
-            // Refused before it comes to this.
-            Part::Document(_) | Part::Audio(_) => None,
-            Part::Reasoning { .. } | Part::ToolCall(_) | Part::Opaque(_) => None,
-        }
-    }
-}
-
-struct Assistant<'a>(&'a [Part], Option<ReasoningField>);
-
-impl Serialize for Assistant<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Call<'a> {
-            id: &'a str,
-            r#type: &'static str,
-            function: Function<'a>,
-        }
-        #[derive(Serialize)]
-        struct Function<'a> {
-            name: &'a str,
-            arguments: &'a str,
-        }
-        let calls: Vec<_> = self
-            .0
-            .iter()
-            .filter_map(Part::as_tool_call)
-            .map(|ToolCall { id, name, arguments, .. }| Call {
-                id: id.as_str(),
-                r#type: "function",
-                function: Function { name, arguments },
-            })
-            .collect();
-        let mut message = serializer.serialize_struct("Assistant", 3)?;
-        message.serialize_field("role", "assistant")?;
-        let mut texts = texts(self.0);
-        match (texts.next(), texts.next()) {
-            (None, _) if !calls.is_empty() => message.serialize_field("content", &None::<&str>)?,
-            (first, None) => message.serialize_field("content", first.unwrap_or_default())?,
-            (first, second) => {
-                let whole: String = first.into_iter().chain(second).chain(texts).collect();
-                message.serialize_field("content", &whole)?;
-            }
-        }
-        if let Some(field) = self.1 {
-            let reasoning: String = self.0.iter().filter_map(reasoning_of).collect();
-            if !reasoning.is_empty() {
-                let name = match field {
-                    ReasoningField::ReasoningContent => "reasoning_content",
-                    ReasoningField::Reasoning => "reasoning",
-                };
-                message.serialize_field(name, &reasoning)?;
-            }
-        }
-        if !calls.is_empty() {
-            message.serialize_field("tool_calls", &calls)?;
-        }
-        message.end()
     }
 }

@@ -6,8 +6,10 @@
 //! behind.
 
 use super::FAMILY;
+use crate::llm::cache::CacheMarks;
 use crate::llm::lenient::Fields;
-use crate::llm::outgoing::{own, own_fields, to_body, unsupported};
+use crate::llm::openai_chat::{CacheMark, CacheOptions, openai_cache_rules};
+use crate::llm::outgoing::{fingerprint, own, own_fields, to_body, unsupported};
 use crate::llm::{ModelRequest, ToolChoice};
 use crate::types::{Media, MediaSource, Part, Result, ToolCall, ToolResult, ToolSpec, View};
 use serde::{Serialize, Serializer};
@@ -30,6 +32,8 @@ pub struct Dialect {
     pub summary: bool,
     /// Whether the response schema is kept to the letter, which not every schema can be.
     pub strict_output: bool,
+    /// The most cache points of a request, if it may have any.
+    pub cache_points: Option<u32>,
 }
 
 /// How much a model reasons.
@@ -62,6 +66,10 @@ pub fn encode(request: &ModelRequest<'_>, dialect: &Dialect) -> Result<Vec<u8>> 
             "remove them, or use the Chat Completions API (\"api\": \"chat\")",
         ));
     }
+    let rules = dialect.cache_points.map(openai_cache_rules);
+    let mut marks = CacheMarks::plan(request.cache, rules, request.transcript);
+    let system = request.system.filter(|system| !system.is_empty());
+    let is_system_marked = system.is_some() && marks.is_some_and(|marks| marks.system.is_some());
     let reasoning = Reasoning { effort: dialect.effort, summary: dialect.summary.then_some("auto") };
     let body = Body {
         model: &model.model_name,
@@ -84,8 +92,9 @@ pub fn encode(request: &ModelRequest<'_>, dialect: &Dialect) -> Result<Vec<u8>> 
         }),
         tool_choice: (!request.tools.is_empty()).then(|| tool_choice(request.tool_choice)).flatten(),
         tools: Tools(request.tools),
-        instructions: request.system.filter(|system| !system.is_empty()),
-        input: input(request)?,
+        prompt_cache_options: marks.map(|_| CacheOptions::EXPLICIT),
+        instructions: system.filter(|_| !is_system_marked),
+        input: input(request, system.filter(|_| is_system_marked), &mut marks)?,
     };
     to_body(&body)
 }
@@ -99,11 +108,21 @@ fn tool_choice(choice: ToolChoice<'_>) -> Option<Choice<'_>> {
     }
 }
 
-fn input<'a>(request: &ModelRequest<'a>) -> Result<Vec<Item<'a>>> {
+/// `system`: what it begins with, marked to be cached, which `instructions` cannot be.
+fn input<'a>(
+    request: &ModelRequest<'a>,
+    system: Option<&'a str>,
+    marks: &mut Option<CacheMarks>,
+) -> Result<Vec<Item<'a>>> {
     let mut items = Vec::new();
+    if let Some(text) = system {
+        let content =
+            Content::Pieces(vec![Piece::InputText { text, prompt_cache_breakpoint: Some(CacheMark::EXPLICIT) }]);
+        items.push(Item::Message { role: "developer", content, extra: Fields::default() });
+    }
     for view in request.transcript.view() {
         match view {
-            View::User(parts) => user(parts, &mut items)?,
+            View::User(parts) => user(parts, &mut items, marks)?,
             View::Assistant(parts) => assistant(parts, &mut items)?,
             View::Tool(call, result) => items.push(answer(call, result)?),
         }
@@ -111,14 +130,20 @@ fn input<'a>(request: &ModelRequest<'a>) -> Result<Vec<Item<'a>>> {
     Ok(items)
 }
 
-fn user<'a>(parts: &'a [Part], items: &mut Vec<Item<'a>>) -> Result<()> {
+fn user<'a>(parts: &'a [Part], items: &mut Vec<Item<'a>>, marks: &mut Option<CacheMarks>) -> Result<()> {
     if let [Part::Text { text, .. }] = parts {
         items.push(Item::Message { role: "user", content: Content::Text(text), extra: Fields::default() });
         return Ok(());
     }
-    let mut pieces = Vec::with_capacity(parts.len());
+    let mut pieces: Vec<Piece<'a>> = Vec::with_capacity(parts.len());
     for part in parts {
         match part {
+            Part::CachePoint(point) => {
+                let is_told = marks.as_mut().and_then(|marks| marks.next(point)).is_some();
+                if let Some(mark) = pieces.iter_mut().rev().find_map(Piece::cache_mark).filter(|_| is_told) {
+                    *mark = Some(CacheMark::EXPLICIT);
+                }
+            }
             Part::Opaque(opaque) => items.extend(own(Some(opaque), FAMILY)?.map(Item::Raw)),
             part => pieces.extend(piece(part)?),
         }
@@ -155,6 +180,7 @@ fn assistant<'a>(parts: &'a [Part], items: &mut Vec<Item<'a>>) -> Result<()> {
             Part::Image(_) => Some(Item::said("(an image that cannot be shown here)")),
             Part::Document(_) => Some(Item::said("(a document that cannot be shown here)")),
             Part::Audio(_) => Some(Item::said("(a recording that cannot be played here)")),
+            Part::CachePoint(_) => None,
         };
         if let Some(item) = item {
             items.append(&mut waiting);
@@ -176,7 +202,7 @@ fn answer<'a>(call: &'a ToolCall, result: &'a ToolResult) -> Result<Item<'a>> {
     } else {
         let mut pieces = Vec::with_capacity(1 + result.parts.len());
         if !result.content.is_empty() {
-            pieces.push(Piece::InputText { text: &result.content });
+            pieces.push(Piece::InputText { text: &result.content, prompt_cache_breakpoint: None });
         }
         for part in &result.parts {
             pieces.extend(piece(part)?);
@@ -189,14 +215,19 @@ fn answer<'a>(call: &'a ToolCall, result: &'a ToolResult) -> Result<Item<'a>> {
 /// What a user or a tool shows.
 fn piece(part: &Part) -> Result<Option<Piece<'_>>> {
     Ok(match part {
-        Part::Text { text, .. } => (!text.is_empty()).then_some(Piece::InputText { text }),
-        Part::Image(media) => Some(Piece::InputImage { image_url: Address(media) }),
+        Part::Text { text, .. } => {
+            (!text.is_empty()).then_some(Piece::InputText { text, prompt_cache_breakpoint: None })
+        }
+        Part::Image(media) => Some(Piece::InputImage { image_url: Address(media), prompt_cache_breakpoint: None }),
         Part::Document(media) => Some(match &media.source {
-            MediaSource::Url { url, .. } => Piece::InputFile { filename: None, file_data: None, file_url: Some(url) },
+            MediaSource::Url { url, .. } => {
+                Piece::InputFile { filename: None, file_data: None, file_url: Some(url), prompt_cache_breakpoint: None }
+            }
             MediaSource::Data { .. } => Piece::InputFile {
                 filename: Some(media.name.as_deref().unwrap_or("document.pdf")),
                 file_data: Some(Address(media)),
                 file_url: None,
+                prompt_cache_breakpoint: None,
             },
         }),
         Part::Audio(_) => {
@@ -205,7 +236,7 @@ fn piece(part: &Part) -> Result<Option<Piece<'_>>> {
                 "give a transcript as text, or use the Chat Completions API with a model that hears",
             ));
         }
-        Part::Reasoning { .. } | Part::ToolCall(_) | Part::Opaque(_) => None,
+        Part::Reasoning { .. } | Part::ToolCall(_) | Part::Opaque(_) | Part::CachePoint(_) => None,
     })
 }
 
@@ -214,10 +245,7 @@ fn short_id(id: &str) -> Cow<'_, str> {
     if id.chars().count() <= MAX_CALL_ID {
         return Cow::Borrowed(id);
     }
-    // FNV-1a keeps those apart that begin alike.
-    let hash = id
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let hash = fingerprint(id);
     let head: String = id.chars().take(MAX_CALL_ID - 17).collect();
     Cow::Owned(format!("{head}_{hash:016x}"))
 }
@@ -241,6 +269,8 @@ struct Body<'a> {
     max_output_tokens: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_cache_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_cache_options: Option<CacheOptions>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<TextConfig<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -359,12 +389,16 @@ enum Content<'a> {
 enum Piece<'a> {
     InputText {
         text: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prompt_cache_breakpoint: Option<CacheMark>,
     },
     OutputText {
         text: &'a str,
     },
     InputImage {
         image_url: Address<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prompt_cache_breakpoint: Option<CacheMark>,
     },
     InputFile {
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -373,7 +407,21 @@ enum Piece<'a> {
         file_data: Option<Address<'a>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         file_url: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prompt_cache_breakpoint: Option<CacheMark>,
     },
+}
+
+impl Piece<'_> {
+    /// Where a cache point can be set.
+    fn cache_mark(&mut self) -> Option<&mut Option<CacheMark>> {
+        match self {
+            Self::InputText { prompt_cache_breakpoint: mark, .. }
+            | Self::InputImage { prompt_cache_breakpoint: mark, .. }
+            | Self::InputFile { prompt_cache_breakpoint: mark, .. } => Some(mark),
+            Self::OutputText { .. } => None,
+        }
+    }
 }
 
 /// A URL; what is inline becomes a `data:` URL as it is written.
@@ -417,6 +465,32 @@ mod tests {
 
     fn ours(data: &str) -> Opaque {
         Opaque { family: "openai_responses".into(), data: data.into() }
+    }
+
+    #[test]
+    fn what_the_host_marks_is_cached_and_nothing_else() {
+        use crate::config::CacheStrategy;
+        use crate::types::CachePoint;
+        let mut asked = Asked::of("gpt-x");
+        asked.system = Some("Be brief.");
+        let point = || Part::CachePoint(CachePoint::default());
+        let shown =
+            vec![Part::Image(url("https://h/i.png")), point(), Part::Document(data("application/pdf")), point()];
+        asked.transcript.push_user(shown).unwrap();
+        asked.transcript.push_user(vec![Part::text("a"), point(), Part::text("b"), point(), Part::text("c")]).unwrap();
+        asked.cache = CacheStrategy::Explicit { ttl: None, tools: false, system: true };
+        let dialect = Dialect { cache_points: Some(4), ..plain() };
+        let body: Value = serde_json::from_str(&text(&asked, &dialect)).unwrap();
+        assert_eq!(body["prompt_cache_options"], json!({"mode": "explicit", "ttl": "30m"}));
+        assert_eq!(body.get("instructions"), None);
+        let mark = json!({"mode": "explicit"});
+        assert_eq!(body["input"][0]["role"], "developer");
+        let pieces = body["input"].as_array().unwrap().iter().flat_map(|item| item["content"].as_array().unwrap());
+        let marks: Vec<_> = pieces.map(|piece| piece.get("prompt_cache_breakpoint") == Some(&mark)).collect();
+        // With the system prompt's there is room for the newest three.
+        assert_eq!(marks, [true, false, true, true, true, false]);
+        let unmarked: Value = serde_json::from_str(&text(&asked, &plain())).unwrap();
+        assert!(unmarked["instructions"] == "Be brief." && !unmarked.to_string().contains("cache_"), "{unmarked}");
     }
 
     #[test]
@@ -488,6 +562,7 @@ mod tests {
             effort: Some(Effort::Xhigh),
             summary: true,
             strict_output: true,
+            cache_points: None,
         };
         assert_eq!(
             text(&asked, &dialect),

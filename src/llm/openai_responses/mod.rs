@@ -10,8 +10,9 @@ mod encode;
 pub use decode::Decoder;
 pub use encode::{Dialect, Effort, encode};
 
+use super::openai_chat::OpenAiEmbeddings;
 use super::server::{Wire, WireDecoder};
-use super::{DeltaSink, EmbedWire, Frame, ModelAnswer, ModelRequest};
+use super::{CacheRules, DeltaSink, EmbedWire, Frame, ModelAnswer, ModelRequest};
 use crate::config::{ModelProfile, StructuredOutput};
 use crate::types::{Result, Transcript};
 use http::HeaderName;
@@ -60,8 +61,13 @@ impl Wire for OpenAiResponses {
             effort: reasoning.and_then(|reasoning| reasoning.effort).map(effort),
             summary: reasoning.is_some_and(|reasoning| reasoning.show.unwrap_or(true)),
             strict_output: request.output.is_some_and(strict),
+            cache_points: request.profile.cache_points.filter(|_| self.is_openai),
         };
         encode(request, &dialect)
+    }
+
+    fn cache_rules(&self, profile: &ModelProfile) -> Option<CacheRules> {
+        profile.cache_points.filter(|_| self.is_openai).map(super::openai_chat::openai_cache_rules)
     }
 
     fn decoder<'a>(&self, provider: &'a str, transcript: &'a Transcript) -> Box<dyn WireDecoder + 'a> {
@@ -70,7 +76,7 @@ impl Wire for OpenAiResponses {
 
     /// The same as beside Chat Completions.
     fn embeddings(&self) -> Option<&dyn EmbedWire> {
-        Some(&super::openai_chat::OpenAiEmbeddings)
+        Some(&OpenAiEmbeddings { path: None, api_version: None })
     }
 
     fn profile(&self, _: &str) -> ModelProfile {
