@@ -6,7 +6,7 @@
 //! cannot overdraw a budget together.
 
 use crate::config::{Budget, Price, UnknownPrice};
-use crate::types::{Error, PicoUsd, Result, Status, Usage};
+use crate::types::{Error, PicoUsd, Result, Status, Usage, millis};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 use std::time::Duration;
@@ -187,7 +187,7 @@ fn room(ledger: &Ledger, state: &State, planned: &Planned<'_>) -> Result<u64> {
         return Err(ledger.used_up("requests", most, spent.requests, ""));
     }
     if ledger.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
-        let elapsed = u64::try_from(ledger.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let elapsed = millis(ledger.began.elapsed());
         return Err(ledger.used_up("wall_ms", budget.wall_ms.unwrap_or(0), elapsed, ""));
     }
     let input = spent.input_tokens + reserved.input_tokens;

@@ -7,7 +7,7 @@
 
 use super::output::{Output, shorten};
 use super::permission::{self, Rule};
-use super::run::{millis, panic_error};
+use super::run::panic_error;
 use super::setup::Offer;
 use super::structured::ANSWER_TOOL;
 use super::subagent;
@@ -17,7 +17,7 @@ use crate::events::Emitter;
 use crate::middleware::{BeforeTool, PendingCall};
 use crate::store::CallRecord;
 use crate::tools::{HostAnswer, HostDesk, HostSays, Invocation, Registered, Runner, Tool, ToolFailure};
-use crate::types::{Cancel, Error, EventBody, Result, Status, ToolCall, ToolCallId, ToolResult};
+use crate::types::{Cancel, Error, EventBody, Result, Status, ToolCall, ToolCallId, ToolResult, millis};
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;

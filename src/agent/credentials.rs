@@ -4,7 +4,7 @@
 use crate::events::Emitter;
 use crate::llm::Credentials;
 use crate::tools::{HostAnswer, HostDesk, HostSays};
-use crate::types::{Error, EventBody, Result, Status};
+use crate::types::{Error, EventBody, Result, Status, millis};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ impl Credentials for HostCredentials<'_> {
             };
             let mut host = self.desk.open();
             let token = host.token();
-            let deadline_ms = super::run::millis(LIMIT);
+            let deadline_ms = millis(LIMIT);
             let work = EventBody::CredentialRequest { token, name, provider, deadline_ms };
             if !self.emitter.hand_over(self.desk.callback(), self.desk.inbox(), token, &work) {
                 return Err(failed("nobody is there".into()));

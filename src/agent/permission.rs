@@ -4,7 +4,7 @@ use super::work::Work;
 use crate::config::{Decision, Otherwise, Permission, is_true};
 use crate::events::Emitter;
 use crate::tools::{Invocation, Registered, Review, Runner};
-use crate::types::{Error, EventBody, Result, ToolCall};
+use crate::types::{Error, EventBody, Result, ToolCall, millis};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -83,7 +83,7 @@ pub async fn ask(
         name: &call.name,
         input: &raw,
         reason: why,
-        deadline_ms: super::run::millis(limit),
+        deadline_ms: millis(limit),
     };
     if !work.emitter.hand_over(work.spec.approvals.callback(), work.spec.desk.inbox(), 0, &request) {
         return Ok(Err(format!("The call of {:?} needs an approval, and nobody is there to give it.", call.name)));

@@ -365,8 +365,3 @@ pub(crate) fn panic_error(panic: &(dyn Any + Send)) -> Error {
         .with_code("panic")
         .with_hint("this is a bug: please report it with this message; the runtime can still be used")
 }
-
-/// A duration as whole milliseconds.
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}

@@ -5,7 +5,7 @@
 //! circuit closes.
 
 use crate::config::BreakerConfig;
-use crate::types::{Category, Error, Result, Status};
+use crate::types::{Category, Error, Result, Status, millis};
 use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -51,7 +51,7 @@ impl Breaker {
             },
             State::Trying => self.rest(),
         };
-        let wait = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX).max(1);
+        let wait = millis(rest).max(1);
         let message =
             format!("the provider {provider:?} has failed {} times in a row and is left alone", self.config.failures);
         Err(Error::new(Status::Provider, message)

@@ -1,7 +1,7 @@
 //! How model requests are let through and tried again: what retry rules, rate limits and timeouts come to.
 
 use crate::config::{Backoff, RetryBudgetConfig, RetryConfig, RetryOn, RetryPolicyConfig};
-use crate::types::{Category, Error, Status};
+use crate::types::{Category, Error, Status, millis};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -193,10 +193,6 @@ impl RateLimiter {
         sleep(wait).await;
         reserved.0 = None;
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use super::policy::{Policy, RetryPolicy};
 use super::{DeltaSink, ModelAnswer, ModelRequest, Provider};
-use crate::types::{Category, Error, Result, Status};
+use crate::types::{Category, Error, Result, Status, millis};
 use serde_json::{Map, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,8 +53,4 @@ fn overdue(limit: Duration) -> Error {
         .with_code("llm_timeout")
         .with_retryable(true)
         .with_hint("raise the llm_seconds of the timeout middleware, or use a faster model")
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -12,7 +12,7 @@ use super::{BeforeLlm, BeforeTool, LlmCall, Middleware, OnError, PendingCall, Sc
 use crate::config::{Hook, HostMiddlewareConfig, OnFailure, strict};
 use crate::llm::ModelAnswer;
 use crate::tools::{HostAnswer, HostSays};
-use crate::types::{Error, EventBody, Part, Result, Status, ToolCall, ToolResult, View};
+use crate::types::{Error, EventBody, Part, Result, Status, ToolCall, ToolResult, View, millis};
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -91,7 +91,7 @@ impl Host {
         let mut host = scene.desk.open();
         let token = host.token();
         let (name, hook) = (self.config.name.as_str(), hook.name());
-        let deadline_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let deadline_ms = millis(limit);
         let work = EventBody::MiddlewareCall { token, name, hook, payload, deadline_ms };
         let (callback, inbox) = (scene.desk.callback(), scene.desk.inbox());
         if !scene.emitter.hand_over(callback, inbox, token, &work) {

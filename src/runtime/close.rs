@@ -1,7 +1,7 @@
 //! How a runtime ends: refuse, drain, cancel, join, flush, report.
 
 use super::core::Core;
-use crate::types::{Error, Result, Status};
+use crate::types::{Error, Result, Status, millis};
 use parking_lot::{Condvar, Mutex};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -133,7 +133,7 @@ fn run(core: &Arc<Core>) {
         runs_cancelled,
         unreached,
         unwritten,
-        duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        duration_ms: millis(began.elapsed()),
     };
     *core.closing.phase.lock() = Phase::Closed(report);
     core.closing.changed.notify_all();

@@ -10,7 +10,7 @@ use crate::agent::{Begun, Outcome, execute_below};
 use crate::config::{FailurePolicy, Merge, ParallelRequest, RunRequest};
 use crate::events::Emitter;
 use crate::llm::HttpPool;
-use crate::types::{AgentId, Cancel, Envelope, Error, Result, RunId, RunResult, Status};
+use crate::types::{AgentId, Cancel, Envelope, Error, Result, RunId, RunResult, Status, millis};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -111,7 +111,7 @@ impl Dispatch<'_> {
         self.core.conclude(&outcome, live, &control);
         begun.ended(&outcome);
         drop(begun);
-        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let duration_ms = millis(began.elapsed());
         Ended { index, run_id, agent, outcome, duration_ms }
     }
 

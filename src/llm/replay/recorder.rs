@@ -4,7 +4,7 @@
 
 use super::cassette::{Bytes, End, Exchange, Piece, Request, Response};
 use super::secrets::{MARK, Secrets, is_secret_name, strike_url};
-use crate::types::{Error, Result, Status};
+use crate::types::{Error, Result, Status, millis};
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -153,7 +153,7 @@ impl Take {
     pub fn piece(&mut self, piece: &bytes::Bytes) {
         self.bytes += piece.len();
         if self.bytes <= MAX_BODY {
-            let at_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let at_ms = millis(self.began.elapsed());
             self.pieces.push((at_ms, piece.clone()));
         }
     }
