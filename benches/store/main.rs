@@ -99,7 +99,8 @@ fn events(folder: &Path) {
     let (blocks, bytes): (i64, i64) = reader
         .query_row("SELECT count(*), sum(length(body)) FROM events", [], |row| Ok((row.get(0)?, row.get(1)?)))
         .expect("a count");
-    let seqs: i64 = reader.query_row("SELECT sum(last_seq - first_seq + 1) FROM events", [], |row| row.get(0)).expect("a sum");
+    let seqs: i64 =
+        reader.query_row("SELECT sum(last_seq - first_seq + 1) FROM events", [], |row| row.get(0)).expect("a sum");
     let raw = Connection::open(folder.join("raw.db")).expect("a database");
     raw.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE events (id INTEGER PRIMARY KEY, body BLOB) STRICT",
@@ -206,7 +207,8 @@ fn visible(folder: &Path) {
 /// What a session of a thousand turns takes on the disk, against the bytes of its messages.
 fn growth(folder: &Path) {
     let path = folder.join("growth.db");
-    let said = "A sentence of an ordinary length, such as people write when they answer a question at their desk. ".repeat(4);
+    let said =
+        "A sentence of an ordinary length, such as people write when they answer a question at their desk. ".repeat(4);
     let runtime = open(Some(&path), json!({}), Value::Null);
     for turn in 0..1_000 {
         let request = json!({"agent": "b", "session": "s", "input": format!("{turn}: {said}")});

@@ -15,10 +15,7 @@ pub const STEPS: &[&str] = &[include_str!("schema_1.sql")];
 
 /// Makes the tables, or brings them to this version.
 pub fn prepare(connection: &mut Connection, in_memory: bool) -> Result<()> {
-    let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(failed);
-    let (version, application) = (number("user_version")?, number("application_id")?);
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+    let (version, application, tables) = look(connection).map_err(failed)?;
     if tables > 0 && application != APPLICATION_ID {
         return Err(Error::new(Status::Persistence, "it is a database of another program")
             .with_code("store_foreign")
@@ -47,6 +44,14 @@ pub fn prepare(connection: &mut Connection, in_memory: bool) -> Result<()> {
         migrate(connection, newest).map_err(failed)?;
     }
     Ok(())
+}
+
+/// The version, the application and the number of tables, in one look: another process may be making them.
+fn look(connection: &mut Connection) -> rusqlite::Result<(i32, i32, i64)> {
+    let snapshot = connection.transaction()?;
+    let tables = snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let number = |name: &str| snapshot.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    Ok((number("user_version")?, number("application_id")?, tables))
 }
 
 fn migrate(connection: &mut Connection, newest: usize) -> rusqlite::Result<()> {

@@ -1,0 +1,303 @@
+//! When the store fails: the error says what and what to do, nothing is lost that was acknowledged, and when the cause goes the
+//! store goes on.
+
+mod support;
+
+use par::runtime::Runtime;
+use par::types::{Error, Status};
+use pretty_assertions::assert_eq;
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn open(path: &Path, keys: Value) -> Runtime {
+    let mut config = json!({"threads": 1, "persistence": {"type": "sqlite", "path": path}});
+    for (key, value) in keys.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    let runtime = Runtime::create(&config.to_string()).unwrap();
+    runtime.register_agent(r#"{"id": "a", "model": "mock/m"}"#).unwrap();
+    runtime
+}
+
+fn invoke(runtime: &Runtime, input: &str, session: &str) -> Result<Value, Error> {
+    let request = json!({"agent": "a", "input": input, "session": session});
+    runtime.invoke(&request.to_string(), None).map(|json| serde_json::from_str(&json).unwrap())
+}
+
+fn call(runtime: &Runtime, method: &str, params: Value) -> Value {
+    let answer = runtime.call(method, &params.to_string(), None);
+    serde_json::from_str(&answer.unwrap_or_else(|error| panic!("{method} {params}: {error:?}"))).unwrap()
+}
+
+fn problems(runtime: &Runtime) -> String {
+    let verified = call(runtime, "store.verify", json!({}));
+    assert_eq!(verified["ok"], verified["problems"].as_array().unwrap().is_empty());
+    verified["problems"].to_string()
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn whatever_is_changed_behind_its_back_is_found() {
+    let spoilt: [(&str, &str); 7] = [
+        ("UPDATE events SET body = x'007b7d0a' WHERE run = 2", "were changed"),
+        ("UPDATE events SET last_at_ms = last_at_ms + 1 WHERE run = 2", "were changed"),
+        ("DELETE FROM events WHERE run = 2", "missing"),
+        ("DELETE FROM runs WHERE id = 2", "of runs that are missing"),
+        ("UPDATE runs SET last_seq = 99 WHERE id = 2", "should end with 99"),
+        ("DELETE FROM entries WHERE position = 1", "should have"),
+        (
+            "UPDATE entries SET body = '[{\"role\":\"tool\",\"tool_call_id\":\"x\",\"content\":\"\"}]' WHERE position = 1",
+            "breaks a rule",
+        ),
+    ];
+    for (change, found) in spoilt {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("par.db");
+        let runtime = open(&path, json!({}));
+        for input in ["one", "two", "three"] {
+            invoke(&runtime, input, "s").unwrap();
+        }
+        assert_eq!(problems(&runtime), "[]");
+        Connection::open(&path).unwrap().execute_batch(change).unwrap();
+        let told = problems(&runtime);
+        assert!(told.contains(found), "{change}: {told}");
+    }
+}
+
+#[test]
+fn a_damaged_file_is_told_and_does_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("par.db");
+    let runtime = open(&path, json!({}));
+    let long = "many words ".repeat(2_000);
+    for session in ["s", "t", "u"] {
+        invoke(&runtime, &long, session).unwrap();
+    }
+    runtime.close(None);
+    drop(runtime);
+    let size = std::fs::metadata(&path).unwrap().len();
+    for page in 2..size / 4096 {
+        let copy = folder.path().join(format!("copy-{page}.db"));
+        std::fs::copy(&path, &copy).unwrap();
+        let mut file = std::fs::OpenOptions::new().write(true).open(&copy).unwrap();
+        file.seek(SeekFrom::Start(page * 4096)).unwrap();
+        file.write_all(&[0xa5; 4096]).unwrap();
+        drop(file);
+        let config = json!({"persistence": {"type": "sqlite", "path": copy}});
+        let runtime = match Runtime::create(&config.to_string()) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                assert_eq!(error.code(), Some("store_corrupt"), "{error:?}");
+                continue;
+            }
+        };
+        runtime.register_agent(r#"{"id": "a", "model": "mock/m"}"#).unwrap();
+        let verified = runtime.call("store.verify", "{}", None);
+        let told =
+            verified.map_or_else(|error| error.code() == Some("store_corrupt"), |told| told.contains("\"ok\":false"));
+        assert!(told, "a damaged page {page} was not found");
+        for session in ["s", "t", "u"] {
+            if let Err(error) = invoke(&runtime, "more", session) {
+                assert_eq!(error.status(), Status::Persistence, "{error:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn another_programs_lock_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("par.db");
+    let runtime = open(&path, json!({"durability": "sync"}));
+    invoke(&runtime, "one", "s").unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let holder = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        other.execute_batch("COMMIT").unwrap();
+        other
+    });
+    invoke(&runtime, "two", "s").unwrap();
+    let other = holder.join().unwrap();
+    // For longer than anybody waits: said, and written when it is over.
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = invoke(&runtime, "three", "s").unwrap_err();
+    assert_eq!((error.code(), error.is_retryable()), (Some("store_busy"), true), "{error:?}");
+    assert_eq!(invoke(&runtime, "four", "s").unwrap_err().code(), Some("store_busy"));
+    other.execute_batch("COMMIT").unwrap();
+    eventually("the store goes on", || runtime.info()["store"]["ok"] == true);
+    invoke(&runtime, "five", "s").unwrap();
+    let session = call(&runtime, "sessions.get", json!({"session": "s"}));
+    let said: Vec<_> =
+        session["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "user").collect();
+    assert_eq!(said.len(), 4, "what was not acknowledged in time was written all the same: {session}");
+    assert_eq!(problems(&runtime), "[]");
+}
+
+/// Runs a test of this file again in a mount namespace of its own, with a small file system at the folder it is told.
+fn in_small_file_system(test: &str, megabytes: u32) {
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size={megabytes}m none \"$PAR_TEST_SMALL\" || exit 77; exec \"$0\" {test} --exact --nocapture"
+    );
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .arg(std::env::current_exe().unwrap())
+        .env("PAR_TEST_SMALL", folder.path())
+        .output();
+    let said = |output: &std::process::Output| {
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    match output {
+        Ok(output) if output.status.success() => assert!(said(&output).contains("1 passed"), "{}", said(&output)),
+        Ok(output) if output.status.code() != Some(77) && said(&output).contains("panicked") => {
+            panic!("{}", said(&output))
+        }
+        other => {
+            assert!(std::env::var_os("PAR_TEST_REQUIRE_ALL").is_none(), "no mount namespace to be had: {other:?}");
+            support::skipped("a full disk: no mount namespace to be had");
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_loses_nothing() {
+    let Some(folder) = std::env::var_os("PAR_TEST_SMALL") else {
+        return in_small_file_system("a_full_disk_loses_nothing", 2);
+    };
+    let folder = Path::new(&folder);
+    let runtime = open(&folder.join("par.db"), json!({"durability": "sync"}));
+    invoke(&runtime, "before", "s").unwrap();
+    let junk = folder.join("junk");
+    let mut file = std::fs::File::create(&junk).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    let long = "many words ".repeat(5_000);
+    let error = invoke(&runtime, &long, "s").unwrap_err();
+    assert_eq!(
+        (error.status(), error.code(), error.is_retryable()),
+        (Status::Persistence, Some("store_full"), true),
+        "{error:?}"
+    );
+    // Nothing new is begun that could not be kept, and what there is can still be read.
+    assert_eq!(invoke(&runtime, "refused", "s").unwrap_err().code(), Some("store_full"));
+    let info = runtime.info();
+    assert_eq!((&info["store"]["ok"], &info["store"]["error"]["code"]), (&json!(false), &json!("store_full")));
+    drop(file);
+    std::fs::remove_file(&junk).unwrap();
+    eventually("the store goes on", || runtime.info()["store"]["ok"] == true);
+    invoke(&runtime, "after", "s").unwrap();
+    let session = call(&runtime, "sessions.get", json!({"session": "s"}));
+    let said: Vec<_> = session["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|message| message["role"] == "user")
+        .map(|message| message["parts"][0]["text"].as_str().unwrap().len())
+        .collect();
+    assert_eq!(said, ["before".len(), long.len(), "after".len()]);
+    assert_eq!(problems(&runtime), "[]");
+    assert_eq!(runtime.close(None).unwrap().exit_code, 0);
+}
+
+#[test]
+fn closing_says_what_could_not_be_written() {
+    let test = "closing_says_what_could_not_be_written";
+    let Some(folder) = std::env::var_os("PAR_TEST_SMALL") else { return in_small_file_system(test, 2) };
+    let folder = Path::new(&folder);
+    let runtime = open(&folder.join("par.db"), json!({}));
+    invoke(&runtime, "before", "s").unwrap();
+    call(&runtime, "store.info", json!({}));
+    let mut file = std::fs::File::create(folder.join("junk")).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    // Asynchronous: nobody waits for the disk, so nobody is told but by the report.
+    invoke(&runtime, &"many words ".repeat(5_000), "s").unwrap();
+    let report = runtime.close(None).unwrap();
+    assert_eq!((report.exit_code, report.unwritten.unwrap().code()), (1, Some("store_full")));
+}
+
+#[test]
+fn a_file_system_that_becomes_read_only_is_told() {
+    let test = "a_file_system_that_becomes_read_only_is_told";
+    let Some(folder) = std::env::var_os("PAR_TEST_SMALL") else { return in_small_file_system(test, 4) };
+    let path = Path::new(&folder).join("par.db");
+    drop(open(&path, json!({})));
+    let remount = |how: &str| {
+        // Refused as long as a file is open for writing, so no runtime is there meanwhile.
+        let done = Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(&folder).status().unwrap();
+        assert!(done.success());
+    };
+    eventually("the runtime is gone", || {
+        Command::new("mount").args(["-o", "remount,ro"]).arg(&folder).output().unwrap().status.success()
+    });
+    let config = json!({"persistence": {"type": "sqlite", "path": path}});
+    let error = Runtime::create(&config.to_string()).err().unwrap();
+    assert_eq!((error.status(), error.path()), (Status::Persistence, Some("config.persistence")), "{error:?}");
+    assert!(matches!(error.code(), Some("store_read_only" | "store_unavailable")), "{error:?}");
+    remount("rw");
+    assert!(invoke(&open(&path, json!({})), "again", "s").is_ok());
+}
+
+const PROCESSES: usize = 8;
+
+#[test]
+fn one_of_many_processes() {
+    let Some(path) = std::env::var_os("PAR_TEST_SHARED") else { return };
+    let own = std::env::var("PAR_TEST_NUMBER").unwrap();
+    let runtime = open(Path::new(&path), json!({}));
+    for number in 0..1_000 {
+        let session = if number % 20 == 0 { "shared" } else { &own };
+        invoke(&runtime, &format!("{own}-{number}"), session).unwrap();
+    }
+    let report = runtime.close(None).unwrap();
+    assert_eq!(report.exit_code, 0, "{report:?}");
+}
+
+#[test]
+fn eight_processes_append_to_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("par.db");
+    let start = |number: usize| -> Child {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["one_of_many_processes", "--exact", "--nocapture"])
+            .env("PAR_TEST_SHARED", &path)
+            .env("PAR_TEST_NUMBER", format!("p{number}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let children: Vec<Child> = (0..PROCESSES).map(start).collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let runtime = open(&path, json!({}));
+    assert_eq!(problems(&runtime), "[]");
+    let messages = |session: &str| -> Vec<String> {
+        let session = call(&runtime, "sessions.get", json!({"session": session}));
+        let text = |message: &Value| message["parts"][0]["text"].as_str().unwrap().to_owned();
+        session["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "user").map(text).collect()
+    };
+    for number in 0..PROCESSES {
+        let expected: Vec<_> = (0..1_000).filter(|at| at % 20 != 0).map(|at| format!("p{number}-{at}")).collect();
+        assert_eq!(messages(&format!("p{number}")), expected);
+    }
+    let mut shared = messages("shared");
+    shared.sort();
+    let mut expected: Vec<_> =
+        (0..PROCESSES).flat_map(|number| (0..1_000).step_by(20).map(move |at| format!("p{number}-{at}"))).collect();
+    expected.sort();
+    assert_eq!(shared, expected);
+    assert_eq!(call(&runtime, "store.info", json!({}))["size"]["runs"], PROCESSES * 1_000);
+}
