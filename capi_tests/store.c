@@ -222,6 +222,30 @@ TEST(bad_configuration_is_told) {
     }
 }
 
+TEST(an_event_that_nobody_had_room_for_is_kept) {
+    par_runtime_t *rt = opened(NULL, js(",'inbox':{'events':true},'limits':{'inbox_queue_events':3}"));
+    const char *answer;
+    int64_t first;
+    int n = 0;
+    inbox(rt, 0);
+    invoke(rt, js("{'agent':'a','input':'one','run_id':'r'}"));
+    answer = did(rt, "events.dead_letters", "{}");
+    CHECK(elements(answer, "items") >= 2);
+    CHECK_STR("inbox", json_str(answer, "items.0.subscription"));
+    CHECK_STR("run_started", json_str(answer, "items.0.event.type"));
+    first = json_int(answer, "items.0.id");
+    answer = did(rt, "events.replay", js("{'ids':[%d]}", (int)first)); /* no room yet */
+    CHECK_INT(0, json_int(answer, "replayed"));
+    CHECK_INT(1, json_int(answer, "left"));
+    while (inbox(rt, 0)) n++;
+    CHECK_INT(3, n);
+    CHECK_INT(1, json_int(did(rt, "events.replay", js("{'ids':[%d]}", (int)first)), "replayed"));
+    CHECK_STR("run_started", json_str(inbox(rt, 1000), "type"));
+    CHECK_LACKS(did(rt, "events.dead_letters", "{}"), "run_started");
+    refuses(rt, "events.replay", js("{'ids':[%d]}", (int)first), PAR_ERR_NOT_FOUND, "params.ids");
+    finish(rt);
+}
+
 /* ---- a process that dies ------------------------------------------------------------------------------------------ */
 
 static const char *effect;

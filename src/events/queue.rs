@@ -162,13 +162,22 @@ impl Queue {
         self.append(self.state.lock(), event, When::Last);
     }
 
-    /// Appends an event that may be lost: when full, the oldest events that are not `keep` go first and are counted.
-    pub fn push_lossy(&self, event: &[u8], keep: impl Fn(&[u8]) -> bool) {
+    /// Appends an event that may be lost: when full, the oldest that is not `keep` goes, is counted, and is answered.
+    pub fn push_lossy(&self, event: &[u8], keep: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         let mut state = self.state.lock();
-        if !self.fits(&state) {
-            state.drop_oldest(keep);
-        }
+        let lost = if self.fits(&state) { None } else { state.drop_oldest(keep) };
         self.append(state, event, When::Now);
+        lost
+    }
+
+    /// Appends an event if that makes no other go. False if there is no room.
+    pub fn push_if_room(&self, event: &[u8]) -> bool {
+        let state = self.state.lock();
+        let fits = self.fits(&state) && !state.ended;
+        if fits {
+            self.append(state, event, When::Now);
+        }
+        fits
     }
 
     /// Ends the queue without a terminal event.
@@ -415,18 +424,20 @@ impl State {
         self.bytes.get(self.head..self.head + length).unwrap_or_default()
     }
 
-    fn drop_oldest(&mut self, keep: impl Fn(&[u8]) -> bool) {
+    fn drop_oldest(&mut self, keep: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         let mut start = self.head;
         for index in 0..self.lengths.len() {
-            let Some(&length) = self.lengths.get(index) else { return };
-            if self.bytes.get(start..start + length).is_some_and(|event| !keep(event)) {
+            let &length = self.lengths.get(index)?;
+            if let Some(event) = self.bytes.get(start..start + length).filter(|event| !keep(event)) {
+                let event = event.to_vec();
                 self.bytes.drain(start..=start + length);
                 self.lengths.remove(index);
                 self.dropped += 1;
-                return;
+                return Some(event);
             }
             start += length + 1;
         }
+        None
     }
 }
 

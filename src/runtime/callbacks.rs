@@ -164,23 +164,37 @@ impl Callbacks {
         }
     }
 
-    /// Queues what may be lost when the host is slow.
-    pub fn deliver_lossy(&self, slot: CallbackSlot, json: &[u8]) {
+    /// Queues what may be lost when the host is slow; an event that was lost for it is answered.
+    pub fn deliver_lossy(&self, slot: CallbackSlot, json: &[u8]) -> Option<Vec<u8>> {
         if !self.has(slot) {
-            return;
+            return None;
         }
         let mut state = self.state.lock();
+        let mut lost_event = None;
         if state.queue.len() >= self.max_queued
             && let Some(at) = state.queue.iter().position(|item| !item.slot.is_host_work())
             && let Some(item) = state.queue.remove(at)
             && let Some(lost) = state.lost.get_mut(item.slot as usize)
         {
             *lost += 1;
+            lost_event = (item.slot == CallbackSlot::Event).then_some(item.json);
         }
         if !state.stopped {
             state.queue.push_back(Item { slot, token: 0, json: json.to_vec() });
             self.changed.notify_all();
         }
+        lost_event
+    }
+
+    /// Queues something if that makes nothing else go. False if nobody is there, or there is no room.
+    pub fn deliver_if_room(&self, slot: CallbackSlot, json: &[u8]) -> bool {
+        let mut state = self.state.lock();
+        let fits = self.has(slot) && !state.stopped && state.queue.len() < self.max_queued;
+        if fits {
+            state.queue.push_back(Item { slot, token: 0, json: json.to_vec() });
+            self.changed.notify_all();
+        }
+        fits
     }
 
     /// Messages waiting.

@@ -17,10 +17,10 @@ use crate::config::{
 use crate::events::{Bounds, Hub, LogSubscriber, Queue};
 use crate::llm::{HttpPool, Provider, Recorder};
 use crate::middleware::Chain;
-use crate::store::{Store, StoreConfig};
+use crate::store::{DeadLetter, Store, StoreConfig};
 use crate::tools::builtin::{Builtins, Kit};
 use crate::tools::{Helpers, HostDesk, Registered, Registry, Runner, Tool, ToolFailure, WorkspaceSlot};
-use crate::types::{AgentId, Error, Result, Status};
+use crate::types::{AgentId, Error, Result, Status, now_ms};
 use parking_lot::RwLock;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -406,16 +406,19 @@ impl Core {
         if self.config.inbox.events {
             let inbox = Arc::clone(&self.inbox);
             // Host work has one place each; the inbox gets its own by another way.
+            let store = Arc::clone(&self.store);
             let subscriber: crate::events::Subscriber = Arc::new(move |json| {
                 if !is_host_work(json) {
-                    inbox.push_lossy(json, is_host_work);
+                    keep_lost(&store, INBOX, inbox.push_lossy(json, is_host_work));
                 }
             });
             self.hub.set("inbox", Some(subscriber));
         }
         if self.config.inbox.log_level > LogLevel::Off {
             let inbox = Arc::clone(&self.inbox);
-            let sink: crate::events::Subscriber = Arc::new(move |json| inbox.push_lossy(json, is_host_work));
+            let store = Arc::clone(&self.store);
+            let sink: crate::events::Subscriber =
+                Arc::new(move |json| keep_lost(&store, INBOX, inbox.push_lossy(json, is_host_work)));
             self.log.set("inbox", Some((self.config.inbox.log_level, sink)));
         }
         let callbacks = Arc::downgrade(&self.callbacks);
@@ -440,17 +443,36 @@ impl Core {
                 self.approvals.set_callback(connected.then_some(deliver));
             }
             CallbackSlot::Event => {
-                let subscriber: crate::events::Subscriber =
-                    Arc::new(move |json| callbacks.deliver_lossy(CallbackSlot::Event, json));
+                let store = Arc::clone(&self.store);
+                let subscriber: crate::events::Subscriber = Arc::new(move |json| {
+                    keep_lost(&store, CALLBACK, callbacks.deliver_lossy(CallbackSlot::Event, json));
+                });
                 self.hub.set("callback", connected.then_some(subscriber));
             }
             CallbackSlot::Log => {
-                let sink: crate::events::Subscriber =
-                    Arc::new(move |json| callbacks.deliver_lossy(CallbackSlot::Log, json));
+                let store = Arc::clone(&self.store);
+                let sink: crate::events::Subscriber = Arc::new(move |json| {
+                    keep_lost(&store, CALLBACK, callbacks.deliver_lossy(CallbackSlot::Log, json));
+                });
                 self.log.set("callback", connected.then_some((level, sink)));
             }
             CallbackSlot::Wakeup => {}
         }
+    }
+}
+
+/// The inbox, as a dead letter names it.
+pub(super) const INBOX: &str = "inbox";
+/// The event callback, as a dead letter names it.
+pub(super) const CALLBACK: &str = "callback";
+
+/// Keeps an event that its reader was too slow for. Log messages are counted, and no more.
+fn keep_lost(store: &Store, subscription: &str, lost: Option<Vec<u8>>) {
+    let Some(event) = lost.and_then(|json| serde_json::from_slice::<Value>(&json).ok()) else { return };
+    if event.get("seq").is_some() {
+        let reason = "its reader was too slow: the queue was full".to_owned();
+        let subscription = subscription.to_owned();
+        store.keep_dead_letter(DeadLetter { id: 0, subscription, reason, attempts: 1, at_ms: now_ms(), event });
     }
 }
 

@@ -56,6 +56,7 @@ methods! {
     "events.dead_letters" EventsDeadLetters(stored::PageParams): "events that could not be delivered, oldest first";
     "events.export" EventsExport(stored::ExportParams): "writes stored events to a file, one JSON object a line";
     "events.query" EventsQuery(stored::QueryParams): "stored events, oldest first";
+    "events.replay" EventsReplay(stored::ReplayParams): "delivers dead letters once more, and forgets those that were taken";
     "runs.abandon" RunsAbandon(stored::RunKey): "ends a run that its process did not live to end, and that nobody will resume";
     "runs.cancel" RunsCancel(CancelParams): "cancels a living run, at once or after its turn";
     "runs.detach" RunsDetach(RunParams): "lets a run go on when its stream is freed; runs.get then has its result";
@@ -326,6 +327,7 @@ async fn answer(core: &Arc<Core>, call: Call, caller: &Caller<'_>) -> Answer {
         Call::EventsDeadLetters(params) => core.dead_letters(params).await?,
         Call::EventsExport(params) => core.export_events(params).await?,
         Call::EventsQuery(params) => return core.query_events(params).await,
+        Call::EventsReplay(params) => core.replay(params).await?,
         Call::RunsAbandon(params) => core.abandon_run(params).await?,
         Call::RunsGet(params) => core.run_json(&params).await?,
         Call::RunsList(params) => core.list_runs(params).await?,

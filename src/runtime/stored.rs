@@ -1,16 +1,20 @@
 //! The methods of `par_call` about what is stored: sessions, runs, events, and the store itself.
 
-use super::core::Core;
+use super::callbacks::CallbackSlot;
+use super::core::{CALLBACK, Core};
 use super::methods::list;
 use super::runs::RunInfo;
 use super::stream::Answer;
 use crate::config::strict;
-use crate::store::{Cutoffs, EventCursor, EventFilter, Listed, Page, RunFilter, RunStatus, SessionKey, StoredRun};
+use crate::store::{
+    Cutoffs, DeadLetter, EventCursor, EventFilter, Listed, Page, RunFilter, RunStatus, SessionKey, StoredRun,
+};
 use crate::types::{AgentId, Error, EventKind, Result, RunId, Scope, SessionId, Status, now_ms};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -211,6 +215,14 @@ pub(super) struct ExportParams {
     /// Older than this.
     #[serde(default)]
     to_ms: Option<u64>,
+}
+
+/// Parameters of `events.replay`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReplayParams {
+    /// Which dead letters.
+    ids: Vec<i64>,
 }
 
 /// Parameters of `store.backup`.
@@ -461,6 +473,40 @@ impl Core {
 
     pub(super) async fn dead_letters(&self, params: PageParams) -> Result<Value> {
         Ok(listed(self.store.dead_letters(page(params.cursor.as_deref(), params.limit)?).await?))
+    }
+
+    /// Hands dead letters once more to whom they were for, if there is room. A letter is forgotten when it was taken.
+    pub(super) async fn replay(&self, params: ReplayParams) -> Result<Value> {
+        let wanted: BTreeSet<i64> = params.ids.into_iter().collect();
+        let (mut taken, mut found, mut after) = (Vec::new(), 0, None);
+        loop {
+            let Listed { items, next } = self.store.dead_letters(Page { after, limit: MOST_PER_PAGE }).await?;
+            for letter in items.iter().filter(|letter| wanted.contains(&letter.id)) {
+                found += 1;
+                if self.deliver_again(letter) {
+                    taken.push(letter.id);
+                }
+            }
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        if found < wanted.len() {
+            return Err(Error::new(Status::NotFound, format!("{} of the letters are not there", wanted.len() - found))
+                .with_path("params.ids")
+                .with_hint("events.dead_letters lists them; those that were found were delivered"));
+        }
+        let replayed = self.store.remove_dead_letters(taken).await?;
+        Ok(json!({"replayed": replayed, "left": found as u64 - replayed}))
+    }
+
+    fn deliver_again(&self, letter: &DeadLetter) -> bool {
+        let event = letter.event.to_string();
+        match letter.subscription.as_str() {
+            CALLBACK => self.callbacks.deliver_if_room(CallbackSlot::Event, event.as_bytes()),
+            _ => self.inbox.push_if_room(event.as_bytes()),
+        }
     }
 
     // ---- the store

@@ -426,14 +426,11 @@ impl Store {
         backend.dead_letters(page).await
     }
 
-    /// Keeps an event that could not be delivered; false where nothing is kept.
-    pub fn keep_dead_letter(&self, letter: DeadLetter) -> bool {
-        match &self.durable {
-            None => false,
-            Some(durable) => {
-                durable.writer.push(Item::DeadLetter(Box::new(letter)));
-                true
-            }
+    /// Keeps an event that could not be delivered. Where nothing is kept, or more waits to be written than may, it is lost,
+    /// and whoever lost it has counted it.
+    pub fn keep_dead_letter(&self, letter: DeadLetter) {
+        if let Some(durable) = self.durable.as_ref().filter(|durable| durable.writer.has_room()) {
+            durable.writer.push(Item::DeadLetter(Box::new(letter)));
         }
     }
 

@@ -205,6 +205,7 @@ impl Writer {
         let mut queue = self.queue.lock();
         let was_idle = queue.is_idle();
         queue.items.push(item);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         self.begin(queue, was_idle);
     }
 
@@ -343,6 +344,7 @@ impl Writer {
             self.waiting.fetch_sub(waited, Ordering::Relaxed);
             items.push(Item::Run(Box::new(write)));
         }
+        self.waiting.fetch_sub(found.items.len(), Ordering::Relaxed);
         // A large result is written before whatever names it.
         items.splice(0..0, found.items.drain(..));
         self.room.notify_waiters();
