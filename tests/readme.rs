@@ -29,7 +29,7 @@ fn the_configuration_of_the_readme_is_one() {
 fn the_json_of_the_documents_is_what_it_says() {
     use par::config::{AgentConfig, Decision, RunRequest, RuntimeConfig, Steering, ToolConfig};
     let mut seen = 0;
-    for document in ["docs/agents.md", "docs/persistence.md", "docs/providers.md"] {
+    for document in ["docs/agents.md", "docs/persistence.md", "docs/providers.md", "docs/tools.md"] {
         for kind in ["agent", "tool", "request", "runtime", "decision", "steering"] {
             for block in blocks(document, &format!("json {kind}")) {
                 let read = match kind {
@@ -47,7 +47,7 @@ fn the_json_of_the_documents_is_what_it_says() {
         let text = std::fs::read_to_string(root().join(document)).unwrap();
         assert!(!text.contains("```json\n"), "{document}: say what a block is, so that it is parsed");
     }
-    assert_eq!(seen, 12);
+    assert_eq!(seen, 15);
 }
 
 #[test]
@@ -89,6 +89,7 @@ fn links_lead_somewhere() {
         "docs/agents.md",
         "docs/architecture.md",
         "docs/providers.md",
+        "docs/tools.md",
         "bindings/python/README.md",
     ] {
         let text = std::fs::read_to_string(root().join(document)).unwrap();

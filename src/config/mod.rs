@@ -20,6 +20,7 @@ mod replay;
 mod request;
 mod runtime;
 mod secret;
+mod shell;
 mod steering;
 pub mod strict;
 mod text_filters;
@@ -60,6 +61,11 @@ pub use request::{
 };
 pub use runtime::{InboxConfig, Limits, LogLevel, RuntimeConfig, ShutdownConfig, UnknownPrice};
 pub use secret::Secret;
+pub(crate) use shell::line;
+pub use shell::{
+    BashConfirm, Built, CommandPolicy, CommandRule, Confirm, ConfirmPattern, Judgement, Operands, PolicyChoice, Risk,
+    Ruling, SandboxNeed, ShellConfig,
+};
 pub use steering::{Steering, When};
 pub use text_filters::{PiiConfig, PiiPattern, SanitizeAction, SanitizeConfig, ThinkConfig};
 pub use tool::{Effect, Otherwise, Permission, ToolConfig};

@@ -1,8 +1,8 @@
 //! The runtime's configuration: `par_runtime_create`.
 
 use super::{
-    Budget, Durability, EmbeddingsConfig, EvalLimits, MiddlewareConfig, ModelProfile, Persistence, ProviderConfig,
-    QuotaConfig, RecordConfig, RetentionConfig, WorkspaceConfig, WriterConfig, check_name,
+    BashConfirm, Budget, Durability, EmbeddingsConfig, EvalLimits, MiddlewareConfig, ModelProfile, Persistence,
+    ProviderConfig, QuotaConfig, RecordConfig, RetentionConfig, ShellConfig, WorkspaceConfig, WriterConfig, check_name,
 };
 use crate::types::{Error, Result, Status};
 use schemars::JsonSchema;
@@ -38,6 +38,10 @@ pub struct RuntimeConfig {
     pub resume_unfinished: bool,
     /// The folder that file tools and the shell work in. Default: the current one when the runtime is created.
     pub workspace: Option<WorkspaceConfig>,
+    /// What the tool `bash` may run, and in what surroundings.
+    pub shell: ShellConfig,
+    /// Which commands of `bash` are asked for. Default: all.
+    pub bash_confirm: BashConfirm,
     /// Whether the tool calls of one model answer run at the same time.
     pub parallel_tool_execution: bool,
     /// Every bound.
@@ -91,6 +95,8 @@ impl Default for RuntimeConfig {
             retention: RetentionConfig::default(),
             resume_unfinished: false,
             workspace: None,
+            shell: ShellConfig::default(),
+            bash_confirm: BashConfirm::default(),
             parallel_tool_execution: true,
             limits: Limits::default(),
             shutdown: ShutdownConfig::default(),
@@ -125,6 +131,7 @@ impl RuntimeConfig {
             middleware.check(&format!("config.middleware[{index}]"))?;
         }
         config.workspace.as_ref().map_or(Ok(()), |workspace| workspace.check("config.workspace"))?;
+        config.shell.check("config.shell")?;
         config.record.as_ref().map_or(Ok(()), |record| record.check("config.record"))?;
         config.embeddings.as_ref().map_or(Ok(()), |embeddings| embeddings.check("config.embeddings"))?;
         config.default_quota.as_ref().map_or(Ok(()), |quota| quota.check("config.default_quota"))?;

@@ -19,6 +19,7 @@ use crate::llm::{HttpPool, Provider, Recorder};
 use crate::middleware::Chain;
 use crate::store::{DeadLetter, Store, StoreConfig};
 use crate::tools::builtin::{Builtins, Kit};
+use crate::tools::shell::Shell;
 use crate::tools::{Helpers, HostDesk, Registered, Registry, Runner, Tool, ToolFailure, WorkspaceSlot};
 use crate::types::{AgentId, Error, Result, Status, now_ms};
 use parking_lot::RwLock;
@@ -148,7 +149,8 @@ impl Runtime {
         })?);
         let workspace = Arc::new(WorkspaceSlot::new(config.workspace.as_ref())?);
         let helpers = Helpers::default();
-        let kit = Kit { store: Arc::clone(&store), workspace, helpers: helpers.clone() };
+        let shell = Arc::new(Shell::new(config.shell.clone(), config.bash_confirm.clone()));
+        let kit = Kit { store: Arc::clone(&store), workspace, helpers: helpers.clone(), shell };
         let ledgers = config
             .budget
             .filter(|budget| !budget.is_unlimited())

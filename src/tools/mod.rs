@@ -8,6 +8,7 @@ mod helpers;
 mod host;
 mod registry;
 mod schema;
+pub(crate) mod shell;
 pub(crate) mod workspace;
 
 pub use contract::{Invocation, Review, Tool, ToolFailure, ToolOutput};

@@ -122,6 +122,46 @@ pub enum EventBody<'a> {
         /// Why.
         reason: &'a str,
     },
+    /// The tool `bash` starts a command.
+    BashInvoked {
+        /// The call.
+        tool_call_id: &'a ToolCallId,
+        /// The programs, each with its arguments; several are a pipeline.
+        argv: &'a [Vec<&'a str>],
+        /// Where each program was found.
+        programs: &'a [String],
+        /// The folder, from the workspace's root.
+        cwd: &'a str,
+        /// `low`, `medium`, `high` or `critical`.
+        risk: &'a str,
+        /// The policy that let it pass.
+        policy: &'a str,
+        /// What contains it.
+        sandbox: &'a Containment,
+    },
+    /// A command of the tool `bash` has ended, and everything it started with it.
+    BashCompleted {
+        /// The call.
+        tool_call_id: &'a ToolCallId,
+        /// `exited`, `killed`, `timed_out`, `cancelled` or `failed`.
+        status: &'a str,
+        /// The code of the last program.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        exit_code: Option<i32>,
+        /// The signal that ended the last program.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        signal: Option<i32>,
+        /// Bytes of its output.
+        stdout_bytes: u64,
+        /// Bytes of its errors.
+        stderr_bytes: u64,
+        /// Whether the model sees less than all of that.
+        truncated: bool,
+        /// How long it took.
+        duration_ms: u64,
+        /// What contained it.
+        sandbox: &'a Containment,
+    },
     /// What the last model request consumed, and the run so far.
     UsageUpdate {
         /// Of the last request.
@@ -403,6 +443,8 @@ kinds! {
     Failed = 31, "failed";
     Cancelled = 32, "cancelled";
     RunResumed = 33, "run_resumed";
+    BashInvoked = 34, "bash_invoked";
+    BashCompleted = 35, "bash_completed";
 }
 
 impl EventKind {
@@ -467,6 +509,8 @@ impl EventBody<'_> {
             Self::ToolProgress { .. } => EventKind::ToolProgress,
             Self::ToolResult { .. } => EventKind::ToolResult,
             Self::ToolCancelled { .. } => EventKind::ToolCancelled,
+            Self::BashInvoked { .. } => EventKind::BashInvoked,
+            Self::BashCompleted { .. } => EventKind::BashCompleted,
             Self::UsageUpdate { .. } => EventKind::UsageUpdate,
             Self::OutputDelta { .. } => EventKind::OutputDelta,
             Self::ApprovalRequest { .. } => EventKind::ApprovalRequest,
@@ -506,6 +550,27 @@ impl EventBody<'_> {
                 | Self::CredentialRequest { .. }
         )
     }
+}
+
+/// What of the kernel contains a program, as it was enforced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Containment {
+    /// The version of Landlock that is in force; 0: none.
+    pub landlock_abi: u32,
+    /// Whether only named files and folders can be reached.
+    pub files: bool,
+    /// Whether no process outside can be signalled.
+    pub signals: bool,
+    /// `open` or `closed`.
+    pub network: &'static str,
+    /// Whether system calls are filtered.
+    pub system_calls: bool,
+    /// Whether no program can get more rights than its starter has.
+    pub no_new_privileges: bool,
+    /// Whether memory, file sizes, open files and CPU time are limited.
+    pub limits: bool,
+    /// Whether the number of processes is limited: not that of an administrator.
+    pub processes: bool,
 }
 
 /// What a run came to. `par_invoke` and `par_stream_result` answer it with `run_id` and `status` in front.

@@ -16,7 +16,7 @@ mod usage;
 
 pub use cancel::Cancel;
 pub use error::{Category, Error, ProviderDetail, Result, Status};
-pub use event::{Envelope, EventBody, EventKind, Piece, RunResult, ToolCallRecord};
+pub use event::{Containment, Envelope, EventBody, EventKind, Piece, RunResult, ToolCallRecord};
 pub use ids::{AgentId, RunId, Scope, SessionId, ToolCallId};
 pub use message::{
     CachePoint, CacheTtl, FinishReason, Media, MediaSource, Message, Opaque, Part, ToolCall, ToolResult, ToolSpec,

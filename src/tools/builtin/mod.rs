@@ -4,6 +4,7 @@
 //! and the checks get; what it needs it takes from the [`Kit`], and what blocks it hands to [`Helpers`].
 //! A new tool is its file and a line in [`TOOLS`].
 
+mod bash;
 mod calculator;
 mod convert_temperature;
 mod echo;
@@ -22,6 +23,7 @@ mod string_stats;
 mod url_encode;
 mod write;
 
+use super::shell::Shell;
 use super::{Helpers, Invocation, Registered, Review, Runner, Tool, ToolFailure, ToolOutput, WorkspaceSlot};
 use crate::config::{Effect, Permission, ToolConfig};
 use crate::store::Store;
@@ -46,11 +48,13 @@ pub struct Kit {
     pub workspace: Arc<WorkspaceSlot>,
     /// Threads for what blocks.
     pub helpers: Helpers,
+    /// What runs programs.
+    pub shell: Arc<Shell>,
 }
 
 /// What a tool can reach: the sets of tools are made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(dead_code, reason = "the tools that reach further are not there yet")]
+#[expect(dead_code, reason = "no tool talks to the network yet")]
 pub enum Reach {
     /// Only its arguments and what the run has produced.
     Nothing,
@@ -107,6 +111,7 @@ pub trait Builtin: Send + Sync + Sized + 'static {
 
 /// Every built-in tool, by name.
 const TOOLS: &[Entry] = &[
+    entry::<bash::Bash>(),
     entry::<calculator::Calculator>(),
     entry::<convert_temperature::ConvertTemperature>(),
     entry::<echo::Echo>(),
@@ -259,6 +264,7 @@ mod tests {
             store: Arc::new(Store::in_memory(&Limits::default())),
             workspace: Arc::new(WorkspaceSlot::new(None).unwrap()),
             helpers: Helpers::default(),
+            shell: Arc::new(Shell::new(Default::default(), Default::default())),
         };
         let tools = Builtins::new(kit);
         let mut names: Vec<_> = TOOLS.iter().map(|entry| entry.name).collect();
