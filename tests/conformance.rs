@@ -232,7 +232,7 @@ fn read<'p>(family: &dyn Family, pieces: impl IntoIterator<Item = &'p [u8]>) -> 
     let mut reader = if family.is_lines() { SseReader::lines() } else { SseReader::new() };
     let mut told = Told::default();
     let mut take = |name: &str, data: &str, told: &mut Told| match decoder.event(name, data, told) {
-        Frame::Taken => None,
+        Frame::Taken | Frame::Alive | Frame::Foreign => None,
         Frame::Done => Some(Ok(())),
         Frame::Malformed => {
             told.warnings.push("malformed_frame".into());
@@ -635,6 +635,7 @@ fn refusals(family: &dyn Family) {
     let pretty = serde_json::to_string_pretty(&error).unwrap();
     let text = |status: u16, text: &'static str| Reply::status(status).content_type("text/plain").body(text);
     let streamed = |body: &str| reply(family, body.as_bytes());
+    let another = bytes_of(family, &[(String::new(), json!({"hello": "world"}).to_string())], Style::Plain).unwrap();
     let words = "upstream connect error or disconnect";
     let html = "<!DOCTYPE html>\n<html><h1>Sign in</h1></html>";
     let cases: Vec<(&str, Reply, S, C, &str, &str, &str)> = vec![
@@ -716,6 +717,15 @@ fn refusals(family: &dyn Family) {
             "hello",
         ),
         (
+            "a stream of another API",
+            streamed(&format!("{0}{0}", String::from_utf8(another).unwrap())),
+            S::Provider,
+            C::ExternalFailure,
+            "bad_answer",
+            "base_url",
+            "hello",
+        ),
+        (
             "an error with 200",
             Reply::json(&error),
             S::Provider,
@@ -771,8 +781,8 @@ fn refusals(family: &dyn Family) {
         ),
     ];
     for (name, reply, status, category, code, hint, message) in cases {
-        if family.is_lines() && matches!(name, "another API" | "nothing called JSON") {
-            // Lines are called JSON, too, and one that says nothing is no more than that.
+        if family.is_lines() && name == "nothing called JSON" {
+            // Lines are called JSON, too: then it is a stream that was cut off.
             continue;
         }
         let error = stage.fail(reply);
@@ -834,16 +844,30 @@ fn dawdlers(family: &dyn Family) {
     let half = family.events(&Script::text("Half an answer")).unwrap();
     let half = bytes_of(family, &half, Style::Plain).unwrap();
     let half = half[..half.len() / 2].to_vec();
-    let patience = json!({"timeouts": {"first_byte_ms": 250, "idle_ms": 250, "total_ms": 1_500}});
-    let drip = Reply::status(200).content_type("text/event-stream").chunked();
-    let drip = (0..200).fold(drip, |reply, _| reply.chunk(":").pause(Duration::from_millis(20)));
+    let patience = json!({"timeouts": {"first_byte_ms": 250, "idle_ms": 250, "stall_ms": 900, "total_ms": 2_500}});
+    let dripping = |reply: Reply, drop: &str| {
+        let drops = |reply: Reply, _| reply.chunk(drop.to_owned()).pause(Duration::from_millis(20));
+        (0..500).fold(reply.chunked(), drops)
+    };
+    let ping = match family.name() {
+        "anthropic" => "event: ping\ndata: {\"type\":\"ping\"}\n\n",
+        _ if family.is_lines() => "\n",
+        _ => ": OPENROUTER PROCESSING\n\n",
+    };
+    let foreign = bytes_of(family, &[(String::new(), "{\"a\":1}".into())], Style::Plain).unwrap();
+    let said = family.events(&Script::text("Hi.")).unwrap();
+    let said = String::from_utf8(bytes_of(family, &said[..1], Style::Plain).unwrap()).unwrap();
     let cases = [
         ("no head", reply(family, &half).pause_before_head(Duration::from_secs(20)), "first_byte_ms"),
         ("a slow head", reply(family, &half).slow_head(Duration::from_millis(400)), "first_byte_ms"),
         ("no body", reply(family, b"").stall(), "idle_ms"),
         ("half a body", reply(family, &half).stall(), "idle_ms"),
         ("half an object", Reply::status(200).content_type("application/json").chunk("{").stall(), "idle_ms"),
-        ("byte by byte", drip, "total_ms"),
+        ("byte by byte", dripping(reply(family, &half), " "), "stall_ms"),
+        ("nothing but signs of life", dripping(reply(family, &half), ping), "stall_ms"),
+        ("another API's events", dripping(reply(family, b""), std::str::from_utf8(&foreign).unwrap()), "stall_ms"),
+        ("an object byte by byte", dripping(Reply::json(&json!({})), " "), "stall_ms"),
+        ("the same again and again", dripping(reply(family, b""), &said), "total_ms"),
     ];
     for (name, reply, key) in cases {
         let stage = Stage::new(family, patience.clone());
@@ -856,14 +880,17 @@ fn dawdlers(family: &dyn Family) {
             "{name}"
         );
         assert!(error.hint().unwrap().contains(key), "{name}");
-        assert!(start.elapsed() < Duration::from_secs(5), "{name}");
+        assert!(start.elapsed() < Duration::from_secs(15), "{name}");
         stage.server.wait_until(&name, |server| server.abandoned() == 1);
     }
-    // An error page that stops half-way is still an error page.
-    let stage = Stage::new(family, patience);
-    let error = stage.fail(Reply::status(401).chunk("no such key").stall());
-    assert_eq!((error.status(), error.message().contains("no such key")), (Status::Auth, true), "{error:?}");
-    stage.server.wait_until("the page is dropped", |server| server.abandoned() == 1);
+    // An error page that stops half-way, or never does, is still an error page.
+    let page = || Reply::status(401).chunk("no such key");
+    for reply in [page().stall(), dripping(page(), " ")] {
+        let stage = Stage::new(family, patience.clone());
+        let error = stage.fail(reply);
+        assert_eq!((error.status(), error.message().contains("no such key")), (Status::Auth, true), "{error:?}");
+        stage.server.wait_until("the page is dropped", |server| server.abandoned() == 1);
+    }
 }
 
 /// Servers that cannot be reached.

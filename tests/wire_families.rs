@@ -95,7 +95,7 @@ macro_rules! family {
                     reader.push(piece);
                     while let Some(event) = reader.next_event().unwrap() {
                         match decoder.event(&event.name, &event.data, &mut told) {
-                            Frame::Taken => {}
+                            Frame::Taken | Frame::Alive | Frame::Foreign => {}
                             Frame::Done => break 'all,
                             Frame::Malformed => told.malformed += 1,
                             Frame::Failed(error) => return Err(error),

@@ -104,7 +104,9 @@ fn ends(frame: &Frame) -> bool {
     match frame {
         Frame::Taken => false,
         Frame::Done => true,
-        Frame::Malformed | Frame::Failed(_) => panic!("the stream of the benchmark is wrong: {frame:?}"),
+        Frame::Alive | Frame::Foreign | Frame::Malformed | Frame::Failed(_) => {
+            panic!("the stream of the benchmark is wrong: {frame:?}")
+        }
     }
 }
 

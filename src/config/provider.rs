@@ -119,7 +119,7 @@ pub struct ServerConfig {
 impl ServerConfig {
     /// One that waits as long as it takes.
     pub fn unbounded() -> Self {
-        let timeouts = TimeoutConfig { connect_ms: 0, first_byte_ms: 0, idle_ms: 0, total_ms: 0 };
+        let timeouts = TimeoutConfig { connect_ms: 0, first_byte_ms: 0, idle_ms: 0, stall_ms: 0, total_ms: 0 };
         Self { timeouts, stream: true, ..Self::default() }
     }
 
@@ -289,13 +289,16 @@ pub struct TimeoutConfig {
     pub first_byte_ms: u64,
     /// Between two reads of a stream. Default 60,000.
     pub idle_ms: u64,
-    /// The whole request. Default 0: as long as it keeps sending.
+    /// Between two events of a stream that say something, and for an answer that comes whole: a server may not keep one waiting
+    /// with pings, comments, or a byte now and then. Default 600,000.
+    pub stall_ms: u64,
+    /// The whole request. Default 0: as long as it goes on.
     pub total_ms: u64,
 }
 
 impl Default for TimeoutConfig {
     fn default() -> Self {
-        Self { connect_ms: 10_000, first_byte_ms: 300_000, idle_ms: 60_000, total_ms: 0 }
+        Self { connect_ms: 10_000, first_byte_ms: 300_000, idle_ms: 60_000, stall_ms: 600_000, total_ms: 0 }
     }
 }
 

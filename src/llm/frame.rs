@@ -1,4 +1,4 @@
-//! What one payload of a stream was: the same four outcomes for every wire family.
+//! What one payload of a stream was: the same outcomes for every wire family.
 
 use super::classify::Failure;
 use crate::types::Error;
@@ -10,6 +10,10 @@ use serde_json::value::RawValue;
 pub enum Frame {
     /// A part of the answer, taken in, or something that need not be.
     Taken,
+    /// A sign of life, which says nothing of the answer.
+    Alive,
+    /// An object that is not one of this API.
+    Foreign,
     /// The provider's own end: nothing that follows counts.
     Done,
     /// Not JSON, or not an object.

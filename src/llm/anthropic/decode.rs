@@ -104,8 +104,11 @@ impl<'a> Decoder<'a> {
                 }
             }
             "error" => return Frame::failed(data, self.provider),
-            // `ping`, and whatever may come to be; but gateways report their failures without a type.
+            "ping" => return Frame::Alive,
+            // Gateways report their failures without a type.
             _ if event.error.is_some() => return Frame::failed(data, self.provider),
+            "" => return Frame::Foreign,
+            // Whatever may come to be.
             _ => {}
         }
         Frame::Taken
@@ -491,7 +494,7 @@ mod tests {
         let (mut decoder, mut told) = (Decoder::new("p", &transcript), Told::default());
         for event in events {
             let frame = decoder.event("", event, &mut told);
-            assert!(matches!(frame, Frame::Taken | Frame::Done), "{frame:?}: {event}");
+            assert!(matches!(frame, Frame::Taken | Frame::Alive | Frame::Done), "{frame:?}: {event}");
         }
         assert!(decoder.is_finished());
         (decoder.finish(&mut told), told)

@@ -49,7 +49,7 @@ impl<'a> Decoder<'a> {
             // The API has no such word, but gateways do. Before a finish reason it is no end.
             return match data.starts_with("[DONE]") {
                 true if self.is_finished() => Frame::Done,
-                true => Frame::Taken,
+                true => Frame::Alive,
                 false => Frame::not_an_object(data, self.provider),
             };
         };
@@ -67,6 +67,8 @@ impl<'a> Decoder<'a> {
             }
         } else if !chunk.prompt_feedback.block_reason.is_empty() {
             return Frame::Failed(self.blocked(&chunk.prompt_feedback));
+        } else if chunk.model_version.is_empty() && chunk.usage_metadata.prompt_token_count.0.is_none() {
+            return Frame::Foreign;
         }
         Frame::Taken
     }
@@ -567,7 +569,7 @@ mod tests {
         let transcript = Transcript::new();
         let mut decoder = Decoder::new("p", &transcript);
         assert!(matches!(decoder.event("", "nonsense", &mut Told::default()), Frame::Malformed));
-        assert!(matches!(decoder.event("", "[DONE]", &mut Told::default()), Frame::Taken));
+        assert!(matches!(decoder.event("", "[DONE]", &mut Told::default()), Frame::Alive));
         assert!(!decoder.is_finished());
         decoder.event("", &chunk(r#"{"text":"A"}"#), &mut Told::default());
         decoder.event("", &end("STOP"), &mut Told::default());

@@ -39,7 +39,7 @@ impl<'a> Decoder<'a> {
             return Frame::Done;
         }
         if data.trim().is_empty() {
-            return Frame::Taken;
+            return Frame::Alive;
         }
         let Some(line) = object::<Line<'_>>(data) else {
             return Frame::not_an_object(data, self.provider);
@@ -58,7 +58,7 @@ impl<'a> Decoder<'a> {
             }
         }
         if !line.done.0 {
-            return Frame::Taken;
+            return if line.says_nothing() { Frame::Foreign } else { Frame::Taken };
         }
         self.parts.usage(Usage {
             // Absent where the whole prompt was cached: the server does not tell how long it was.
@@ -123,6 +123,14 @@ struct Line<'a> {
     eval_count: Count,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
+}
+
+impl Line<'_> {
+    /// Whether it has nothing that a line of this API has.
+    fn says_nothing(&self) -> bool {
+        let Message { content, thinking, tool_calls } = &self.message;
+        self.model.is_empty() && content.is_empty() && thinking.is_empty() && tool_calls.iter().next().is_none()
+    }
 }
 
 #[derive(Default, Deserialize)]

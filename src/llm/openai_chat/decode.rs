@@ -27,6 +27,9 @@ pub fn decode(payload: &str, provider: &str, assembler: &mut Assembler<'_>, sink
     if chunk.error.is_some_and(|error| error.get() != "null") {
         return Frame::failed(payload, provider);
     }
+    if chunk.choices.0.is_none() && chunk.usage.is_none() && chunk.model.is_empty() {
+        return Frame::Foreign;
+    }
     assembler.model(&chunk.model.0);
     let failed = chunk.choices.0.and_then(|choice| take(choice, provider, assembler, sink));
     if let Some(usage) = chunk.usage {

@@ -59,7 +59,7 @@ impl<'a> Decoder<'a> {
         }
         if data.starts_with("[DONE]") {
             // A word of another API, which gateways add; the end is what the response says.
-            return Frame::Taken;
+            return Frame::Alive;
         }
         let Some(event) = object::<Event<'_>>(data) else {
             // Every item has said its end by now; only the figures are lost.
@@ -107,8 +107,10 @@ impl<'a> Decoder<'a> {
             "error" => return Frame::failed(data, self.provider),
             // A whole response, or a failure that a gateway reports without a type.
             "" => return self.untyped(&event, data, sink),
+            "keepalive" | "ping" => return Frame::Alive,
             // Everything else is progress of items that come whole at their end.
-            _ => {}
+            kind if kind.starts_with("response.") => {}
+            _ => return Frame::Foreign,
         }
         Frame::Taken
     }
@@ -136,8 +138,9 @@ impl<'a> Decoder<'a> {
         }
         if let Some(response) = object::<Response<'_>>(data).filter(|response| &*response.object == "response") {
             self.end(&response, sink);
+            return Frame::Taken;
         }
-        Frame::Taken
+        Frame::Foreign
     }
 
     fn end(&mut self, response: &Response<'_>, sink: &mut dyn DeltaSink) {
@@ -561,7 +564,7 @@ mod tests {
             assert!(matches!(decoder.event("", event, &mut told), Frame::Taken));
         }
         assert!(matches!(decoder.event("x", "{\"type\":", &mut told), Frame::Malformed));
-        assert!(matches!(decoder.event("", "[DONE]", &mut told), Frame::Taken));
+        assert!(matches!(decoder.event("", "[DONE]", &mut told), Frame::Alive));
         assert!(!decoder.is_finished());
         assert!(matches!(decoder.event("response.completed", "{\"type\":", &mut told), Frame::Malformed));
         assert!(decoder.is_finished());
