@@ -19,6 +19,8 @@ pub struct Parts<'a> {
     finish_reason: Option<FinishReason>,
     usage: Usage,
     model: String,
+    /// That texts came by turns was told.
+    has_told_order: bool,
 }
 
 struct Block {
@@ -51,6 +53,7 @@ impl<'a> Parts<'a> {
             finish_reason: None,
             usage: Usage::default(),
             model: String::new(),
+            has_told_order: false,
         }
     }
 
@@ -89,7 +92,17 @@ impl<'a> Parts<'a> {
 
     /// Adds to a block: text, reasoning, or arguments, as the block says.
     pub fn append(&mut self, block: BlockId, piece: &str, sink: &mut dyn DeltaSink) {
+        let later = self.blocks.get(block.0 + 1..).unwrap_or_default();
+        let is_told = |block: &Block| matches!(block.kind, Kind::Text) && !block.text.is_empty();
+        let is_between = later.iter().any(is_told);
         let Some(block) = self.blocks.get_mut(block.0).filter(|_| !piece.is_empty()) else { return };
+        if is_between && matches!(block.kind, Kind::Text) && !self.has_told_order {
+            self.has_told_order = true;
+            sink.warning(
+                "stream_differs",
+                "texts of the answer came by turns; in the whole they stand one after the other",
+            );
+        }
         block.text.push_str(piece);
         match &block.kind {
             Kind::Text => sink.text(piece),
