@@ -6,17 +6,16 @@
 
 mod support;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use par::llm::{DeltaSink, Frame, ModelAnswer, SseReader};
 use par::runtime::Runtime;
-use par::types::{Category, Error, FinishReason, Part, Status, ToolCallId, Transcript, Usage, text_of};
+use par::types::{Category, Error, FinishReason, Part, Status, Transcript, Usage, text_of};
 use pretty_assertions::assert_eq;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::client::of_type;
+use support::told::Told;
 use support::wire::anthropic::Anthropic;
 use support::wire::gemini::Gemini;
 use support::wire::ollama::Ollama;
@@ -159,59 +158,6 @@ impl Expected {
             usage: answer.usage,
             order: if family.keeps_order() { merged } else { like.order.clone() },
         }
-    }
-}
-
-/// What a decoder told while it read.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Told {
-    text: String,
-    reasoning: String,
-    /// Id, name and arguments.
-    calls: Vec<(String, String, String)>,
-    warnings: Vec<String>,
-}
-
-impl DeltaSink for Told {
-    fn text(&mut self, text: &str) {
-        self.text.push_str(text);
-    }
-
-    fn reasoning(&mut self, text: &str) {
-        self.reasoning.push_str(text);
-    }
-
-    fn tool_call_start(&mut self, id: &ToolCallId, name: &str) {
-        self.calls.push((id.to_string(), name.to_owned(), String::new()));
-    }
-
-    fn tool_call_delta(&mut self, id: &ToolCallId, args_json: &str) {
-        let call = self.calls.iter_mut().find(|(other, _, _)| other == id.as_str()).expect("a started call");
-        call.2.push_str(args_json);
-    }
-
-    fn warning(&mut self, code: &str, _: &str) {
-        self.warnings.push(code.to_owned());
-    }
-
-    fn rate_limit(&mut self, _: &str, _: Map<String, Value>) {}
-
-    fn retrying(&mut self, _: u32, _: u64, _: &Error) {}
-
-    fn has_emitted(&self) -> bool {
-        false
-    }
-
-    fn is_ready(&self) -> bool {
-        true
-    }
-
-    fn is_holding(&self) -> bool {
-        false
-    }
-
-    fn ready(&mut self) -> BoxFuture<'_, ()> {
-        std::future::ready(()).boxed()
     }
 }
 

@@ -3,16 +3,14 @@
 //!
 //! The recordings are not part of this repository. Where they are not beside the checkout the test says so and is done.
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 mod support;
 
 use par::config::{CacheStrategy, ModelConfig, ModelProfile};
 use par::llm::{
-    DeltaSink, Frame, HttpPool, ModelAnswer, ModelRequest, NoCredentials, SseReader, ToolChoice, anthropic, gemini,
+    Frame, HttpPool, ModelAnswer, ModelRequest, NoCredentials, SseReader, ToolChoice, anthropic, gemini,
     openai_responses,
 };
-use par::types::{Error, FinishReason, Part, Result, ToolCallId, ToolResult, Transcript, text_of};
+use par::types::{FinishReason, Part, Result, ToolResult, Transcript, text_of};
 use pretty_assertions::assert_eq;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -20,59 +18,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
-
-/// What a decoder told while it read.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Told {
-    text: String,
-    reasoning: String,
-    arguments: Vec<(String, String)>,
-    warnings: Vec<String>,
-    malformed: usize,
-}
-
-impl DeltaSink for Told {
-    fn text(&mut self, text: &str) {
-        self.text.push_str(text);
-    }
-
-    fn reasoning(&mut self, text: &str) {
-        self.reasoning.push_str(text);
-    }
-
-    fn tool_call_start(&mut self, id: &ToolCallId, _: &str) {
-        self.arguments.push((id.to_string(), String::new()));
-    }
-
-    fn tool_call_delta(&mut self, id: &ToolCallId, args_json: &str) {
-        let (_, arguments) = self.arguments.iter_mut().find(|(other, _)| other == id.as_str()).expect("a started call");
-        arguments.push_str(args_json);
-    }
-
-    fn warning(&mut self, code: &str, _: &str) {
-        self.warnings.push(code.to_owned());
-    }
-
-    fn rate_limit(&mut self, _: &str, _: Map<String, Value>) {}
-
-    fn retrying(&mut self, _: u32, _: u64, _: &Error) {}
-
-    fn has_emitted(&self) -> bool {
-        false
-    }
-
-    fn is_ready(&self) -> bool {
-        true
-    }
-
-    fn is_holding(&self) -> bool {
-        false
-    }
-
-    fn ready(&mut self) -> BoxFuture<'_, ()> {
-        std::future::ready(()).boxed()
-    }
-}
+use support::told::Told;
 
 /// Reads pieces of a stream.
 type Read = fn(&mut dyn Iterator<Item = &[u8]>) -> Result<(ModelAnswer, Told)>;
@@ -188,7 +134,7 @@ fn check(family: &Family, name: &str, lines: &[&str]) {
     let inputs: Vec<_> = calls.iter().map(|call| (call.name.clone(), call.input().unwrap())).collect();
     assert_eq!(inputs, expected.calls, "{name}");
     for call in &calls {
-        let (_, streamed) = told.arguments.iter().rfind(|(id, _)| id == call.id.as_str()).unwrap();
+        let (_, _, streamed) = told.calls.iter().rfind(|(id, _, _)| id == call.id.as_str()).unwrap();
         let streamed = if streamed.is_empty() { "{}" } else { streamed };
         assert_eq!(streamed, call.arguments, "{name}");
     }

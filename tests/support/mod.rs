@@ -16,6 +16,7 @@ pub mod client;
 pub mod openai;
 mod reply;
 mod server;
+pub mod told;
 pub mod wire;
 
 /// A runtime that keeps nothing, unless its config says otherwise: so that no test finds what another one left.
