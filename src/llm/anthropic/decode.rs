@@ -6,11 +6,12 @@
 //! its `message_start`.
 
 use super::FAMILY;
+use super::incoming::{Event, Message, Piece, RawDelta, StopDetails, WireUsage};
+use super::open::{Open, Shape, quoted};
 use crate::llm::frame::object;
-use crate::llm::lenient::{Count, Few, Fields, MaybeText, Text, or_default};
-use crate::llm::{BlockId, DeltaSink, Frame, ModelAnswer, Parts};
-use crate::types::{FinishReason, Transcript, Usage};
-use serde::Deserialize;
+use crate::llm::lenient::Fields;
+use crate::llm::{DeltaSink, Frame, ModelAnswer, Parts};
+use crate::types::{FinishReason, Transcript};
 use serde_json::value::RawValue;
 
 /// Reads one answer.
@@ -22,36 +23,6 @@ pub struct Decoder<'a> {
     message_id: Option<String>,
     usage: WireUsage,
     is_finished: bool,
-}
-
-struct Open {
-    index: u64,
-    block: BlockId,
-    shape: Shape,
-    /// The block's JSON as it began.
-    start: String,
-    /// What deltas made of the fields that are not the block's main text.
-    changes: Vec<(String, Change)>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    Text,
-    Thinking,
-    ToolUse,
-    /// Kept as JSON.
-    Unknown,
-}
-
-enum Change {
-    /// The field's new JSON.
-    Set(String),
-    /// More JSON text, in pieces, in place of what was there.
-    Json(String),
-    /// More of a string.
-    Append(String),
-    /// More elements of an array, as JSON.
-    Push(Vec<String>),
 }
 
 impl<'a> Decoder<'a> {
@@ -153,7 +124,7 @@ impl<'a> Decoder<'a> {
 
     fn start(&mut self, index: u64, block: &RawValue, sink: &mut dyn DeltaSink) {
         self.stop(index, sink);
-        let known: Block<'_> = serde_json::from_str(block.get()).unwrap_or_default();
+        let known: Piece<'_> = serde_json::from_str(block.get()).unwrap_or_default();
         let (shape, block_id) = match &*known.r#type {
             "text" => (Shape::Text, self.parts.open_text()),
             "thinking" => (Shape::Thinking, self.parts.open_reasoning()),
@@ -165,7 +136,7 @@ impl<'a> Decoder<'a> {
             Shape::Thinking => self.parts.append(block_id, &known.thinking, sink),
             Shape::ToolUse | Shape::Unknown => {}
         }
-        self.open.push(Open { index, block: block_id, shape, start: block.get().to_owned(), changes: Vec::new() });
+        self.open.push(Open::new(index, block_id, shape, block.get()));
     }
 
     fn delta(&mut self, event: &Event<'_>, data: &str, sink: &mut dyn DeltaSink) {
@@ -271,222 +242,11 @@ impl<'a> Decoder<'a> {
     }
 }
 
-impl Open {
-    fn set(&mut self, field: &str, json: String) {
-        match self.change(field) {
-            Some(change) => *change = Change::Set(json),
-            None => self.changes.push((field.to_owned(), Change::Set(json))),
-        }
-    }
-
-    fn json(&mut self, field: &str, piece: &str) {
-        match self.change(field) {
-            Some(Change::Json(json)) => json.push_str(piece),
-            Some(_) => {}
-            None => self.changes.push((field.to_owned(), Change::Json(piece.to_owned()))),
-        }
-    }
-
-    fn append(&mut self, field: &str, piece: &str) {
-        match self.change(field) {
-            Some(Change::Append(text)) => text.push_str(piece),
-            Some(_) => {}
-            None => self.changes.push((field.to_owned(), Change::Append(piece.to_owned()))),
-        }
-    }
-
-    fn push(&mut self, field: &str, json: &str) {
-        match self.change(field) {
-            Some(Change::Push(items)) => items.push(json.to_owned()),
-            Some(_) => {}
-            None => self.changes.push((field.to_owned(), Change::Push(vec![json.to_owned()]))),
-        }
-    }
-
-    fn change(&mut self, field: &str) -> Option<&mut Change> {
-        self.changes.iter_mut().find(|(name, _)| name == field).map(|(_, change)| change)
-    }
-
-    /// The block's JSON with what its deltas changed; untouched if they changed nothing.
-    fn folded(&self) -> String {
-        let Some(fields) = Fields::read(&self.start).filter(|_| !self.changes.is_empty()) else {
-            return self.start.clone();
-        };
-        let mut folded = Vec::with_capacity(fields.0.len() + self.changes.len());
-        for (key, value) in &fields.0 {
-            let change = self.changes.iter().find(|(name, _)| name == key).map(|(_, change)| change);
-            folded.push((&**key, change.map_or_else(|| value.get().to_owned(), |change| change.apply(value.get()))));
-        }
-        for (name, change) in &self.changes {
-            if fields.get(name).is_none() {
-                folded.push((name, change.apply("null")));
-            }
-        }
-        let inner: Vec<_> = folded.iter().map(|(key, value)| format!("{}:{value}", quoted(key))).collect();
-        format!("{{{}}}", inner.join(","))
-    }
-}
-
-impl Change {
-    /// The field's JSON after the change.
-    fn apply(&self, before: &str) -> String {
-        match self {
-            Self::Set(json) => json.clone(),
-            // Pieces that make no JSON were cut off: the placeholder is what can be sent.
-            Self::Json(json) if serde_json::from_str::<&RawValue>(json).is_err() => before.to_owned(),
-            Self::Json(json) => json.clone(),
-            Self::Append(text) => {
-                let before: Text<'_> = serde_json::from_str(before).unwrap_or_default();
-                quoted(&format!("{}{text}", &*before))
-            }
-            Self::Push(items) => {
-                let before: Vec<&RawValue> = serde_json::from_str(before).unwrap_or_default();
-                let all: Vec<_> =
-                    before.iter().map(|item| item.get()).chain(items.iter().map(String::as_str)).collect();
-                format!("[{}]", all.join(","))
-            }
-        }
-    }
-}
-
-/// A string as JSON.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-#[derive(Deserialize)]
-struct Event<'a> {
-    #[serde(borrow, default)]
-    r#type: Text<'a>,
-    #[serde(default)]
-    index: Count,
-    #[serde(borrow, default, deserialize_with = "or_default")]
-    delta: Delta<'a>,
-    #[serde(borrow, default)]
-    content_block: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    message: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-    #[serde(default, deserialize_with = "or_default")]
-    usage: WireUsage,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Delta<'a> {
-    #[serde(borrow)]
-    r#type: Text<'a>,
-    #[serde(borrow)]
-    text: Text<'a>,
-    #[serde(borrow)]
-    thinking: Text<'a>,
-    #[serde(borrow)]
-    partial_json: Text<'a>,
-    #[serde(borrow)]
-    signature: MaybeText<'a>,
-    #[serde(borrow)]
-    citation: Option<&'a RawValue>,
-    #[serde(borrow)]
-    stop_reason: Text<'a>,
-    #[serde(borrow, deserialize_with = "or_default")]
-    stop_details: StopDetails<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct StopDetails<'a> {
-    #[serde(borrow)]
-    explanation: Text<'a>,
-}
-
-/// A delta as its fields.
-#[derive(Deserialize)]
-struct RawDelta<'a> {
-    #[serde(borrow)]
-    delta: Fields<'a>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Block<'a> {
-    #[serde(borrow)]
-    r#type: Text<'a>,
-    #[serde(borrow)]
-    text: Text<'a>,
-    #[serde(borrow)]
-    thinking: Text<'a>,
-    #[serde(borrow)]
-    id: Text<'a>,
-    #[serde(borrow)]
-    name: Text<'a>,
-}
-
-#[derive(Deserialize)]
-struct Message<'a> {
-    #[serde(borrow, default)]
-    id: Text<'a>,
-    #[serde(borrow, default)]
-    model: Text<'a>,
-    #[serde(borrow, default)]
-    content: Few<&'a RawValue>,
-    #[serde(borrow, default)]
-    stop_reason: Text<'a>,
-    #[serde(borrow, default, deserialize_with = "or_default")]
-    stop_details: StopDetails<'a>,
-    #[serde(default, deserialize_with = "or_default")]
-    usage: WireUsage,
-}
-
-#[derive(Clone, Copy, Default, Deserialize)]
-#[serde(default)]
-struct WireUsage {
-    input_tokens: Count,
-    output_tokens: Count,
-    cache_creation_input_tokens: Count,
-    cache_read_input_tokens: Count,
-    #[serde(deserialize_with = "or_default")]
-    output_tokens_details: OutputDetails,
-}
-
-#[derive(Clone, Copy, Default, Deserialize)]
-#[serde(default)]
-struct OutputDetails {
-    thinking_tokens: Count,
-}
-
-impl WireUsage {
-    /// Takes over what the newer figures say.
-    fn merge(&mut self, newer: &Self) {
-        let merge = |old: &mut Count, new: Count| {
-            if new.0.is_some() {
-                *old = new;
-            }
-        };
-        merge(&mut self.input_tokens, newer.input_tokens);
-        merge(&mut self.output_tokens, newer.output_tokens);
-        merge(&mut self.cache_creation_input_tokens, newer.cache_creation_input_tokens);
-        merge(&mut self.cache_read_input_tokens, newer.cache_read_input_tokens);
-        merge(&mut self.output_tokens_details.thinking_tokens, newer.output_tokens_details.thinking_tokens);
-    }
-
-    /// `input_tokens` counts neither what the cache covered nor what was written to it.
-    fn total(&self) -> Usage {
-        Usage {
-            input_tokens: self.input_tokens.get(),
-            output_tokens: self.output_tokens.get(),
-            cache_read_tokens: self.cache_read_input_tokens.get(),
-            cache_write_tokens: self.cache_creation_input_tokens.get(),
-            reasoning_tokens: self.output_tokens_details.thinking_tokens.get(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::llm::testing::Told;
-    use crate::types::{Category, Opaque, Part, Status, ToolCall};
+    use crate::types::{Category, Opaque, Part, Status, ToolCall, Usage};
     use pretty_assertions::assert_eq;
 
     fn read(events: &[&str]) -> (ModelAnswer, Told) {

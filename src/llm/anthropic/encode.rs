@@ -7,14 +7,14 @@
 //! at most four cache breakpoints.
 
 use super::FAMILY;
+use super::outgoing::{
+    Block, Body, Choice, Content, Format, Known, Message, OutputConfig, Source, System, ThinkingConfig, Tools,
+};
 use crate::config::CacheStrategy;
 use crate::llm::cache::{CacheControl, CacheMarks};
-use crate::llm::lenient::Fields;
 use crate::llm::outgoing::{ObjectArguments, own, own_fields, to_body, unsupported};
 use crate::llm::{ModelRequest, ToolChoice};
-use crate::types::{Error, Media, MediaSource, Part, Result, ToolCall, ToolResult, ToolSpec, View};
-use serde::{Serialize, Serializer};
-use serde_json::value::RawValue;
+use crate::types::{Error, Media, MediaSource, Part, Result, ToolCall, ToolResult, View};
 use std::borrow::Cow;
 use std::fmt::Write;
 
@@ -302,198 +302,6 @@ fn mark_cached(messages: &mut [Message<'_>], cache: Option<CacheControl>) {
             *mark = cache;
         }
     }
-}
-
-#[derive(Serialize)]
-struct Body<'a> {
-    model: &'a str,
-    max_tokens: u32,
-    stream: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    thinking: Option<ThinkingConfig>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    temperature: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_p: Option<f64>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    stop_sequences: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    output_config: Option<OutputConfig<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tool_choice: Option<Choice<'a>>,
-    #[serde(skip_serializing_if = "Tools::is_empty")]
-    tools: Tools<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    system: Option<System<'a>>,
-    messages: Vec<Message<'a>>,
-}
-
-#[derive(Serialize)]
-struct ThinkingConfig {
-    r#type: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    budget_tokens: Option<u32>,
-}
-
-#[derive(Serialize)]
-struct OutputConfig<'a> {
-    format: Format<'a>,
-}
-
-#[derive(Serialize)]
-struct Format<'a> {
-    r#type: &'static str,
-    schema: &'a RawValue,
-}
-
-#[derive(Serialize)]
-struct Choice<'a> {
-    r#type: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-}
-
-struct Tools<'a> {
-    tools: &'a [ToolSpec],
-    cache: Option<CacheControl>,
-}
-
-impl Tools<'_> {
-    fn is_empty(&self) -> bool {
-        self.tools.is_empty()
-    }
-}
-
-impl Serialize for Tools<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Tool<'a> {
-            name: &'a str,
-            #[serde(skip_serializing_if = "str::is_empty")]
-            description: &'a str,
-            input_schema: &'a RawValue,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            cache_control: Option<CacheControl>,
-        }
-        let last = self.tools.len().saturating_sub(1);
-        serializer.collect_seq(self.tools.iter().enumerate().map(|(index, tool)| Tool {
-            name: &tool.name,
-            description: &tool.description,
-            input_schema: &tool.input_schema,
-            cache_control: self.cache.filter(|_| index == last),
-        }))
-    }
-}
-
-struct System<'a> {
-    text: &'a str,
-    cache: Option<CacheControl>,
-}
-
-impl Serialize for System<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.cache {
-            None => serializer.serialize_str(self.text),
-            cache_control => {
-                let text = Known::Text { text: self.text, extra: Fields::default(), cache_control };
-                serializer.collect_seq([text])
-            }
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: Vec<Block<'a>>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Block<'a> {
-    Known(Known<'a>),
-    Raw(&'a RawValue),
-}
-
-impl<'a> Block<'a> {
-    fn text(text: &'a str) -> Self {
-        Self::Known(Known::Text { text, extra: Fields::default(), cache_control: None })
-    }
-
-    /// Where a cache breakpoint can be set.
-    fn cache_control(&mut self) -> Option<&mut Option<CacheControl>> {
-        match self {
-            Self::Known(
-                Known::Text { cache_control, .. }
-                | Known::Image { cache_control, .. }
-                | Known::Document { cache_control, .. }
-                | Known::ToolUse { cache_control, .. }
-                | Known::ToolResult { cache_control, .. },
-            ) => Some(cache_control),
-            Self::Known(Known::Thinking { .. }) | Self::Raw(_) => None,
-        }
-    }
-}
-
-#[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Known<'a> {
-    Text {
-        text: &'a str,
-        #[serde(flatten)]
-        extra: Fields<'a>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        cache_control: Option<CacheControl>,
-    },
-    Thinking {
-        thinking: &'a str,
-        #[serde(flatten)]
-        extra: Fields<'a>,
-    },
-    Image {
-        source: Source<'a>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        cache_control: Option<CacheControl>,
-    },
-    Document {
-        source: Source<'a>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        title: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        cache_control: Option<CacheControl>,
-    },
-    ToolUse {
-        id: Cow<'a, str>,
-        name: &'a str,
-        input: ObjectArguments<'a>,
-        #[serde(flatten)]
-        extra: Fields<'a>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        cache_control: Option<CacheControl>,
-    },
-    ToolResult {
-        tool_use_id: Cow<'a, str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        content: Option<Content<'a>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        is_error: Option<bool>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        cache_control: Option<CacheControl>,
-    },
-}
-
-#[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Source<'a> {
-    Base64 { media_type: &'a str, data: &'a str },
-    Url { url: &'a str },
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Content<'a> {
-    Text(&'a str),
-    Blocks(Vec<Block<'a>>),
 }
 
 #[cfg(test)]

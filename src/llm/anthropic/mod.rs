@@ -6,6 +6,9 @@
 
 mod decode;
 mod encode;
+mod incoming;
+mod open;
+mod outgoing;
 
 pub use decode::Decoder;
 pub use encode::{Dialect, Thinking, encode};

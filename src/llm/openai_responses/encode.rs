@@ -6,16 +6,18 @@
 //! behind.
 
 use super::FAMILY;
+use super::outgoing::{
+    Address, Body, Choice, Content, Format, Item, Piece, Reasoning, StreamOptions, TextConfig, Tools,
+};
 use crate::llm::cache::CacheMarks;
 use crate::llm::lenient::Fields;
 use crate::llm::openai_chat::{CacheMark, CacheOptions, openai_cache_rules};
 use crate::llm::outgoing::{fingerprint, own, own_fields, to_body, unsupported};
 use crate::llm::{ModelRequest, ToolChoice};
-use crate::types::{Media, MediaSource, Part, Result, ToolCall, ToolResult, ToolSpec, View};
-use serde::{Serialize, Serializer};
+use crate::types::{MediaSource, Part, Result, ToolCall, ToolResult, View};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::fmt;
 
 /// What differs between servers, models and settings.
 #[derive(Clone, Copy, Debug, Default)]
@@ -248,198 +250,6 @@ fn short_id(id: &str) -> Cow<'_, str> {
     let hash = fingerprint(id);
     let head: String = id.chars().take(MAX_CALL_ID - 17).collect();
     Cow::Owned(format!("{head}_{hash:016x}"))
-}
-
-#[derive(Serialize)]
-struct Body<'a> {
-    model: &'a str,
-    store: bool,
-    stream: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stream_options: Option<StreamOptions>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    include: Option<[&'static str; 1]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reasoning: Option<Reasoning>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    temperature: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_p: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_output_tokens: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_cache_key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_cache_options: Option<CacheOptions>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<TextConfig<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tool_choice: Option<Choice<'a>>,
-    #[serde(skip_serializing_if = "Tools::is_empty")]
-    tools: Tools<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    instructions: Option<&'a str>,
-    input: Vec<Item<'a>>,
-}
-
-#[derive(Serialize)]
-struct StreamOptions {
-    include_obfuscation: bool,
-}
-
-#[derive(Serialize)]
-struct Reasoning {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    effort: Option<Effort>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    summary: Option<&'static str>,
-}
-
-#[derive(Serialize)]
-struct TextConfig<'a> {
-    format: Format<'a>,
-}
-
-#[derive(Serialize)]
-struct Format<'a> {
-    r#type: &'static str,
-    name: &'a str,
-    schema: &'a RawValue,
-    strict: bool,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Choice<'a> {
-    Word(&'static str),
-    Tool { r#type: &'static str, name: &'a str },
-}
-
-struct Tools<'a>(&'a [ToolSpec]);
-
-impl Tools<'_> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl Serialize for Tools<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Tool<'a> {
-            r#type: &'static str,
-            name: &'a str,
-            #[serde(skip_serializing_if = "str::is_empty")]
-            description: &'a str,
-            parameters: &'a RawValue,
-            /// Said because this API, unlike the other one, would rewrite the schema to be strict.
-            strict: bool,
-        }
-        serializer.collect_seq(self.0.iter().map(|tool| Tool {
-            r#type: "function",
-            name: &tool.name,
-            description: &tool.description,
-            parameters: &tool.input_schema,
-            strict: false,
-        }))
-    }
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Item<'a> {
-    Message {
-        role: &'static str,
-        content: Content<'a>,
-        #[serde(flatten)]
-        extra: Fields<'a>,
-    },
-    Call {
-        r#type: &'static str,
-        call_id: Cow<'a, str>,
-        name: &'a str,
-        arguments: &'a str,
-        #[serde(flatten)]
-        extra: Fields<'a>,
-    },
-    Answer {
-        r#type: &'static str,
-        call_id: Cow<'a, str>,
-        output: Content<'a>,
-    },
-    Raw(&'a RawValue),
-}
-
-impl Item<'_> {
-    fn said(text: &'static str) -> Self {
-        let content = Content::Pieces(vec![Piece::OutputText { text }]);
-        Self::Message { role: "assistant", content, extra: Fields::default() }
-    }
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Content<'a> {
-    Text(&'a str),
-    Pieces(Vec<Piece<'a>>),
-}
-
-#[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Piece<'a> {
-    InputText {
-        text: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        prompt_cache_breakpoint: Option<CacheMark>,
-    },
-    OutputText {
-        text: &'a str,
-    },
-    InputImage {
-        image_url: Address<'a>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        prompt_cache_breakpoint: Option<CacheMark>,
-    },
-    InputFile {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        filename: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        file_data: Option<Address<'a>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        file_url: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        prompt_cache_breakpoint: Option<CacheMark>,
-    },
-}
-
-impl Piece<'_> {
-    /// Where a cache point can be set.
-    fn cache_mark(&mut self) -> Option<&mut Option<CacheMark>> {
-        match self {
-            Self::InputText { prompt_cache_breakpoint: mark, .. }
-            | Self::InputImage { prompt_cache_breakpoint: mark, .. }
-            | Self::InputFile { prompt_cache_breakpoint: mark, .. } => Some(mark),
-            Self::OutputText { .. } => None,
-        }
-    }
-}
-
-/// A URL; what is inline becomes a `data:` URL as it is written.
-struct Address<'a>(&'a Media);
-
-impl fmt::Display for Address<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0.source {
-            MediaSource::Url { url, .. } => f.write_str(url),
-            MediaSource::Data { media_type, data } => write!(f, "data:{media_type};base64,{data}"),
-        }
-    }
-}
-
-impl Serialize for Address<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod decode;
 mod encode;
+mod outgoing;
 
 pub use decode::Decoder;
 pub use encode::{Dialect, Effort, encode};
