@@ -163,6 +163,27 @@ impl Family for OpenAiChat {
                 two(),
             ),
             odd(
+                "calls that interleave",
+                calling([
+                    json!({"index": 0, "id": "c1", "function": {"name": "add", "arguments": ""}}),
+                    json!({"index": 1, "id": "c2", "function": {"name": "add", "arguments": "{\"a\""}}),
+                    json!({"index": 0, "function": {"arguments": "{\"a\":"}}),
+                    json!({"index": 1, "function": {"arguments": ":2}"}}),
+                    json!({"index": 0, "function": {"arguments": "1}"}}),
+                ]),
+                two(),
+            ),
+            odd(
+                "calls that interleave by their ids",
+                calling([
+                    json!({"id": "c1", "function": {"name": "add", "arguments": "{\"a\""}}),
+                    json!({"id": "c2", "function": {"name": "add", "arguments": "{\"a\""}}),
+                    json!({"id": "c1", "function": {"arguments": ":1}"}}),
+                    json!({"id": "c2", "function": {"arguments": ":2}"}}),
+                ]),
+                two(),
+            ),
+            odd(
                 "index always 0",
                 calling([with_index(opening(json!("c1"), 1), 0), with_index(opening(json!("c2"), 2), 0)]),
                 two(),

@@ -203,6 +203,32 @@ impl Family for OpenAiResponses {
                 two(),
             ),
             odd(
+                "items that interleave",
+                {
+                    let calls =
+                        [item_of(1, &call("c1", "add", "{\"a\":1}")), item_of(2, &call("c2", "add", "{\"a\":2}"))];
+                    let begins = |at: u32| json!({"type": "response.output_item.added", "output_index": at, "item": begun(&calls[at as usize - 1])});
+                    let delta = |at: u32, delta: &str| json!({"type": "response.function_call_arguments.delta", "output_index": at, "delta": delta});
+                    let ends = |at: u32| json!({"type": "response.output_item.done", "output_index": at, "item": calls[at as usize - 1]});
+                    typed([
+                        added(&item),
+                        text_delta("H"),
+                        begins(1),
+                        begins(2),
+                        delta(2, "{\"a\""),
+                        delta(1, "{\"a\":"),
+                        text_delta("i."),
+                        delta(2, ":2}"),
+                        ends(2),
+                        delta(1, "1}"),
+                        ends(1),
+                        done(&item),
+                        completed(&[]),
+                    ])
+                },
+                untold(vec![say("Hi."), call("c1", "add", "{\"a\":1}"), call("c2", "add", "{\"a\":2}")], End::Calls),
+            ),
+            odd(
                 "calls out of order",
                 typed([
                     json!({"type": "response.output_item.added", "output_index": 1, "item": begun(&calls[1])}),
