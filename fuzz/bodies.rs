@@ -5,13 +5,18 @@
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use par::config::{AgentConfig, RunRequest, RuntimeConfig, ToolConfig, strict};
-use par::llm::{
-    Assembler, DeltaSink, Frame, ModelAnswer, SseReader, anthropic, gemini, ollama, openai_chat, openai_responses,
+use par::config::{
+    AgentConfig, CachePointForm, CacheStrategy, ModelConfig, ModelProfile, Quirks, RunRequest, RuntimeConfig,
+    ToolCallIds, ToolConfig, strict,
 };
-use par::types::{Error, Part, ToolCallId, ToolResult, Transcript, text_of};
+use par::llm::{
+    Assembler, DeltaSink, Frame, HttpPool, ModelAnswer, ModelRequest, NoCredentials, SseReader, ToolChoice, anthropic,
+    gemini, ollama, openai_chat, openai_responses,
+};
+use par::types::{CacheTtl, Error, Part, ToolCallId, ToolResult, Transcript, text_of};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
+use std::sync::atomic::AtomicU32;
 
 /// What is done with an input.
 pub type Body = fn(&[u8]);
@@ -26,6 +31,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("ollama_decode", ollama_decode),
     ("strict_json", strict_json),
     ("transcript_load", transcript_load),
+    ("encode", encode),
 ];
 
 /// The pieces do not matter: the same bytes are the same events.
@@ -103,6 +109,61 @@ pub fn transcript_load(data: &[u8]) {
     let again: Transcript = serde_json::from_str(&stored).unwrap();
     assert_eq!(serde_json::to_string(&again).unwrap(), stored);
     assert_eq!(again.view().count(), transcript.view().count());
+}
+
+/// Any conversation is a body of JSON in every family, or an error that says what to do; and the same one twice.
+pub fn encode(data: &[u8]) {
+    let Ok(transcript) = serde_json::from_slice::<Transcript>(data) else { return };
+    let model = ModelConfig::from_short("p/m", "model").unwrap();
+    let (profile, http, requests_made) = (ModelProfile::default(), HttpPool::default(), AtomicU32::new(0));
+    for cache in [
+        CacheStrategy::None,
+        CacheStrategy::Automatic { ttl: CacheTtl::OneHour },
+        CacheStrategy::Explicit { ttl: None, tools: true, system: true },
+    ] {
+        let request = ModelRequest {
+            model: &model,
+            system: Some("Be brief."),
+            transcript: &transcript,
+            tools: &[],
+            tool_choice: ToolChoice::Auto,
+            output: None,
+            cache,
+            profile: &profile,
+            max_tokens: None,
+            cache_key: None,
+            credentials: &NoCredentials,
+            http: &http,
+            requests_made: &requests_made,
+        };
+        let quirks = Quirks {
+            tool_call_ids: Some(ToolCallIds::NineAlphanumerics),
+            answer_before_user: Some(true),
+            cache_points: Some(CachePointForm::CacheControl),
+            ..Quirks::default()
+        };
+        let chat = openai_chat::Dialect { stream: true, is_openai: false, quirks };
+        let responses = openai_responses::Dialect { cache_points: Some(4), ..Default::default() };
+        let claude = anthropic::Dialect { stream: true, max_tokens: 9, thinking: None, cache_points: 4 };
+        let families: [&dyn Fn() -> par::types::Result<Vec<u8>>; 5] = [
+            &|| openai_chat::encode(&request, &chat),
+            &|| openai_responses::encode(&request, &responses),
+            &|| anthropic::encode(&request, &claude),
+            &|| gemini::encode(&request, &gemini::Dialect::default()),
+            &|| ollama::encode(&request, &ollama::Dialect::default()),
+        ];
+        for family in families {
+            match family() {
+                Ok(body) => {
+                    serde_json::from_slice::<Value>(&body).unwrap();
+                    assert_eq!(family().unwrap(), body);
+                    let marks = String::from_utf8(body).unwrap().matches("\"cache_control\":{").count();
+                    assert!(marks <= 4 || data.windows(13).any(|bytes| bytes == b"cache_control"), "{marks} marks");
+                }
+                Err(error) => assert!(error.hint().is_some(), "{error:?}"),
+            }
+        }
+    }
 }
 
 fn pieces(data: &[u8]) -> (usize, &[u8]) {
