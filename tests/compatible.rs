@@ -16,7 +16,7 @@ fn runtime(server: &FakeServer, quirks: Value, agent: Value) -> Runtime {
     let base_url = if quirks == "azure" { server.url() } else { server.base_url() };
     let provider =
         json!({"type": "custom", "base_url": base_url, "api_key": "k", "quirks": quirks, "retry": {"max_attempts": 1}});
-    let runtime = Runtime::create(&json!({"llm_providers": {"p": provider}}).to_string()).unwrap();
+    let runtime = support::create(&json!({"llm_providers": {"p": provider}}).to_string()).unwrap();
     runtime.register_tool(r#"{"name": "add"}"#).unwrap();
     let mut definition = json!({"id": "a", "system_prompt": "Be brief.", "tools": ["add"],
                                 "model": {"provider": "p", "model_name": "m", "max_tokens": 50}});
@@ -103,7 +103,7 @@ fn azure_has_a_path_for_each_deployment() {
     )]);
     let quirks = json!({"preset": "azure", "api_version": "2025-04-01-preview"});
     let provider = json!({"type": "custom", "base_url": server.url(), "api_key": "k", "quirks": quirks});
-    let runtime = Runtime::create(&json!({"llm_providers": {"p": provider}}).to_string()).unwrap();
+    let runtime = support::create(&json!({"llm_providers": {"p": provider}}).to_string()).unwrap();
     runtime.call("embed", r#"{"input": "x", "provider": "p", "model": "e"}"#, None).unwrap();
     assert_eq!(server.requests()[0].path, "/openai/deployments/e/embeddings?api-version=2025-04-01-preview");
 }

@@ -2,7 +2,6 @@
 
 mod support;
 
-use par::runtime::Runtime;
 use pretty_assertions::assert_eq;
 use serde_json::{Value, json};
 use std::os::unix::ffi::OsStrExt;
@@ -43,7 +42,7 @@ impl Scene {
             .enumerate()
             .map(|(index, (name, input))| json!({"id": format!("c{index}"), "name": name, "input": input}))
             .collect();
-        let runtime = Runtime::create(
+        let runtime = support::create(
             &json!({"workspace": self.workspace, "persistence": "noop",
                     "llm_providers": {"mock": {"type": "mock", "turns": [{"tool_calls": calls}, {"text": "done"}]}}})
             .to_string(),
@@ -230,7 +229,7 @@ fn links_inside_are_followed_where_they_stay_inside() {
 #[test]
 fn keys_and_the_system_are_protected_wherever_the_workspace_is() {
     let scene = Scene::new();
-    let runtime = |root: &Path| Runtime::create(&json!({"workspace": root, "persistence": "noop"}).to_string());
+    let runtime = |root: &Path| support::create(&json!({"workspace": root, "persistence": "noop"}).to_string());
     for place in ["/etc", "/proc", "/sys", "/dev", "/proc/self"] {
         assert_eq!(runtime(Path::new(place)).err().unwrap().path(), Some("config.workspace"), "{place}");
     }

@@ -46,7 +46,7 @@ impl Scene {
             .enumerate()
             .map(|(index, input)| json!({"id": format!("c{index}"), "name": "bash", "input": input}))
             .collect();
-        let runtime = Runtime::create(
+        let runtime = support::create(
             &json!({"workspace": self.workspace, "persistence": "noop", "shell": self.shell, "bash_confirm": {"default_policy": "never"},
                     "llm_providers": {"mock": {"type": "mock", "turns": [{"tool_calls": calls}, {"text": "done"}]}}})
             .to_string(),
