@@ -261,6 +261,23 @@ fn a_run_id_names_one_run_for_ever() {
 }
 
 #[test]
+fn what_is_written_at_the_end_keeps_nobody_waiting() {
+    let place = sqlite();
+    let calls = json!([{"name": "echo", "input": {"text": "x"}}]);
+    let mut turns: Vec<Value> = (0..30).map(|_| json!({"tool_calls": calls})).collect();
+    turns.push(json!({"text": "done"}));
+    let runtime = place.open_with(json!(turns), json!({"writer": {"capacity": 10}}));
+    let agent = json!({"id": "b", "model": "mock/m", "tools": ["echo"], "max_iterations": 50, "loop_guard": {"max_repeats": 0}});
+    runtime.register_agent(&agent.to_string()).unwrap();
+    for durability in ["exit", "async", "sync"] {
+        let request = json!({"agent": "b", "input": "go", "durability": durability, "timeout_ms": 20_000});
+        assert_eq!(invoke(&runtime, request).unwrap()["text"], "done", "{durability}");
+    }
+    assert_eq!(call(&runtime, "store.info", json!({})).unwrap()["backlog"], 0);
+    assert_whole(&runtime);
+}
+
+#[test]
 fn a_database_is_private_and_of_one_program() {
     use std::os::unix::fs::PermissionsExt;
     let place = sqlite();

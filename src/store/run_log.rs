@@ -30,6 +30,8 @@ struct State {
     head: BlockHead,
     /// Events in `lines`.
     events: usize,
+    /// How many of them the writer counts as waiting.
+    counted: usize,
     held: Option<Held>,
     changes: Option<Changes>,
     calls: Vec<CallRecord>,
@@ -132,26 +134,25 @@ impl RunLog {
     pub fn event(self: &Arc<Self>, seq: u64, kind: EventKind, json: &[u8]) {
         let at_ms = now_ms();
         let mut state = self.state.lock();
-        let mut events = state.release();
+        state.release();
         state.line(kind, seq, seq, at_ms, |lines| lines.extend_from_slice(json));
-        events += 1;
+        self.count(&mut state);
         let wake = self.wants(&mut state, Urgency::Soon);
         drop(state);
-        self.writer.waits(events);
         self.wake(wake);
     }
 
     /// A piece of text.
     pub fn piece(self: &Arc<Self>, envelope: &Envelope, seq: u64, piece: Piece<'_>, text: &str) {
         let mut state = self.state.lock();
-        let mut events = 0;
         match &mut state.held {
             Some(held) if held.of.piece() == piece && held.envelope.is(envelope) && held.text.len() < MOST_HELD => {
                 held.text.push_str(text);
                 held.last_seq = seq;
             }
             Some(_) | None => {
-                events = state.release();
+                state.release();
+                self.count(&mut state);
                 let (envelope, text) = (envelope.clone(), text.to_owned());
                 let of = HeldOf::new(piece);
                 state.held = Some(Held { envelope, of, first_seq: seq, last_seq: seq, at_ms: now_ms(), text });
@@ -159,7 +160,6 @@ impl RunLog {
         }
         let wake = self.wants(&mut state, Urgency::Later);
         drop(state);
-        self.writer.waits(events);
         self.wake(wake);
     }
 
@@ -235,12 +235,14 @@ impl RunLog {
 
     /// Whether more may be told at once.
     pub fn has_room(&self) -> bool {
-        self.writer.has_room()
+        self.durability == Durability::Exit || self.writer.has_room()
     }
 
     /// Completes when more may be told.
     pub async fn room(&self) {
-        self.writer.room().await;
+        if !self.has_room() {
+            self.writer.room().await;
+        }
     }
 
     fn soon(self: &Arc<Self>) {
@@ -248,6 +250,15 @@ impl RunLog {
         let wake = self.wants(&mut state, Urgency::Soon);
         drop(state);
         self.wake(wake);
+    }
+
+    /// Counts what waits now. What is written when the run ends, and not before, waits for nobody: it must not keep others
+    /// waiting.
+    fn count(&self, state: &mut State) {
+        if self.durability != Durability::Exit {
+            self.writer.waits(state.events - state.counted);
+            state.counted = state.events;
+        }
     }
 
     /// Whether the writer must be told, so that it comes.
@@ -267,11 +278,12 @@ impl RunLog {
     }
 
     /// Fetches what there is to write; none if nothing is.
-    pub(super) fn fetch(self: &Arc<Self>) -> Option<(RunWrite, usize)> {
+    pub(super) fn fetch(self: &Arc<Self>) -> Option<RunWrite> {
         let mut state = self.state.lock();
         state.queued = None;
-        let released = state.release();
+        state.release();
         let events = std::mem::take(&mut state.events);
+        let counted = std::mem::take(&mut state.counted);
         let mut write = RunWrite {
             log: Arc::clone(self),
             makes_row: !std::mem::replace(&mut state.is_made, true),
@@ -294,8 +306,8 @@ impl RunLog {
         }
         let is_empty =
             write.block.is_none() && write.changes.is_none() && write.calls.is_empty() && write.end.is_none();
-        // What was released just now was not counted as waiting.
-        (!is_empty || write.makes_row).then_some((write, events - released))
+        self.writer.waits_no_more(counted);
+        (!is_empty || write.makes_row).then_some(write)
     }
 }
 
@@ -312,13 +324,12 @@ impl State {
         self.lines.push(b'\n');
     }
 
-    /// Writes out the text that waits, and answers how many events that is.
-    fn release(&mut self) -> usize {
-        let Some(Held { envelope, of, first_seq, last_seq, at_ms, text }) = self.held.take() else { return 0 };
+    /// Writes out the text that waits.
+    fn release(&mut self) {
+        let Some(Held { envelope, of, first_seq, last_seq, at_ms, text }) = self.held.take() else { return };
         let body = of.piece().says(&text);
         self.line(body.kind(), first_seq, last_seq, at_ms, |lines| {
             envelope.write_merged(first_seq, last_seq, at_ms, &body, lines);
         });
-        1
     }
 }

@@ -161,11 +161,14 @@ impl Writer {
         self.failure().map_or(Ok(()), Err)
     }
 
-    /// Events of a run wait, and the run was not yet told of.
+    /// So many events more wait.
     pub(super) fn waits(&self, events: usize) {
-        if events > 0 {
-            self.waiting.fetch_add(events, Ordering::Relaxed);
-        }
+        self.waiting.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// So many were fetched.
+    pub(super) fn waits_no_more(&self, events: usize) {
+        self.waiting.fetch_sub(events, Ordering::Relaxed);
     }
 
     /// Whether more events may wait.
@@ -340,11 +343,8 @@ impl Writer {
     /// Fetches what there is to write.
     fn fetch(&self, found: &mut Found) -> Vec<Item> {
         let mut items = Vec::with_capacity(found.logs.len() + found.items.len());
-        for (write, waited) in found.logs.drain(..).filter_map(|log| log.fetch()) {
-            self.waiting.fetch_sub(waited, Ordering::Relaxed);
-            items.push(Item::Run(Box::new(write)));
-        }
-        self.waiting.fetch_sub(found.items.len(), Ordering::Relaxed);
+        items.extend(found.logs.drain(..).filter_map(|log| log.fetch()).map(|write| Item::Run(Box::new(write))));
+        self.waits_no_more(found.items.len());
         // A large result is written before whatever names it.
         items.splice(0..0, found.items.drain(..));
         self.room.notify_waiters();
