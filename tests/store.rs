@@ -261,6 +261,32 @@ fn a_run_id_names_one_run_for_ever() {
 }
 
 #[test]
+fn databases_of_every_version_are_opened() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/store");
+    let mut opened = 0;
+    for version in 1.. {
+        let old = fixtures.join(format!("schema-{version}.db"));
+        if !old.exists() {
+            break;
+        }
+        let place = sqlite();
+        std::fs::copy(&old, place.path().join("par.db")).unwrap();
+        let runtime = place.open(Value::Null);
+        assert_whole(&runtime);
+        let session = call(&runtime, "sessions.get", json!({"session": "s"})).unwrap();
+        assert_eq!(session["messages"][1]["parts"][0]["text"], "Good.");
+        assert_eq!(call(&runtime, "sessions.list", json!({"scope": "tenant"})).unwrap()["items"][0]["messages"], 2);
+        assert_eq!(call(&runtime, "runs.get", json!({"run_id": "done"})).unwrap()["result"]["text"], "Good.");
+        let left = call(&runtime, "runs.list", json!({"status": "interrupted"})).unwrap();
+        assert_eq!(left["items"][0]["run_id"], "unfinished");
+        invoke(&runtime, json!({"agent": "a", "input": "more", "session": "s"})).unwrap();
+        assert_whole(&runtime);
+        opened += 1;
+    }
+    assert_eq!(opened, par::store::SQLITE_SCHEMA, "a database of each version is kept");
+}
+
+#[test]
 fn what_is_written_at_the_end_keeps_nobody_waiting() {
     let place = sqlite();
     let calls = json!([{"name": "echo", "input": {"text": "x"}}]);

@@ -28,7 +28,7 @@ pub use record::{
 pub use run_log::{RunLog, RunWrite};
 pub use session::{Prefix, Session};
 pub use sessions::SessionLease;
-pub use sqlite::Sqlite;
+pub use sqlite::{SCHEMA as SQLITE_SCHEMA, Sqlite};
 pub use writer::{Counts, Retention, Writer};
 
 use crate::config::{Durability, Limits, Persistence, RetentionConfig, WriterConfig};

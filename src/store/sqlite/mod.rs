@@ -36,6 +36,9 @@ const LOCK_DELAYS: [Duration; 2] = [Duration::from_millis(2), Duration::from_mil
 /// Connections kept for reading.
 const MOST_READERS: usize = 4;
 
+/// The version of the tables that this library makes.
+pub const SCHEMA: usize = schema::STEPS.len();
+
 /// See the module's head.
 pub struct Sqlite {
     /// None for a database in memory.
