@@ -98,7 +98,7 @@ TEST(a_scope_sees_its_own) {
 }
 
 TEST(a_session_in_use_is_waited_for_or_refused) {
-    par_runtime_t *rt = opened(js("[{'text':'slow','delay_ms':150}]"), NULL), *other = opened(NULL, NULL);
+    par_runtime_t *rt = opened(js("[{'text':'slow','delay_ms':%d}]", fast() ? 3000 : 150), NULL), *other = opened(NULL, NULL);
     par_stream_t *s = start(rt, IN("s"));
     until(s, "turn_started");
     ST(PAR_ERR_BUSY, attempt(rt, js("{'agent':'a','input':'x','session':'s','session_busy':'fail'}")));
