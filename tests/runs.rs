@@ -486,6 +486,11 @@ fn the_description_is_complete() {
         let unknown = runtime.call(method, r#"{"surprise": 1}"#, None).unwrap_err();
         assert_eq!(unknown.path(), Some("params.surprise"), "{method}: {unknown:?}");
     }
+    let builtin = described["builtin_tools"].as_array().unwrap();
+    let calculator = builtin.iter().find(|tool| tool["name"] == "calculator").unwrap();
+    assert_eq!(calculator["sets"], json!(["builtin:all", "builtin:readonly"]));
+    assert_eq!(calculator["input_schema"]["required"], json!(["expression"]));
+    assert_eq!(calculator["output_schema"]["type"], "number");
     for schema in described["schemas"].as_object().unwrap().values() {
         assert!(schema.get("properties").or(schema.get("oneOf")).or(schema.get("items")).is_some(), "{schema}");
     }

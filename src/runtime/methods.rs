@@ -7,6 +7,7 @@ use super::stream::{Answer, Stream};
 use crate::config::{self, Decision, EmbedCall, ParallelRequest, RunRequest, ToolConfig, strict};
 use crate::events::{Emitter, Wishes};
 use crate::llm::HttpPool;
+use crate::tools::builtin::Builtins;
 use crate::types::{self, AgentId, Cancel, Envelope, Error, Result, RunId, Status};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::Deserialize;
@@ -282,7 +283,7 @@ async fn answer(core: &Arc<Core>, call: Call, caller: &Caller<'_>) -> Answer {
             core.approvals.resolve(&approval_id, Decision::from_value(&decision)?)?;
             json!({"resolved": true})
         }
-        Call::Describe(NoParams {}) => describe(),
+        Call::Describe(NoParams {}) => describe()?,
         Call::Embed(call) => return core.embed(call, caller.emitter, caller.http, caller.cancel).await,
         Call::InvokeParallel(request) => {
             let requests = request.check("params")?;
@@ -414,14 +415,15 @@ fn agent_json(agent: &config::AgentConfig) -> Value {
            "max_iterations": agent.max_iterations})
 }
 
-fn describe() -> Value {
+fn describe() -> Result<Value> {
     let methods: Map<String, Value> = described()
         .into_iter()
         .map(|(name, about, params)| (name.to_owned(), json!({"description": about, "params": params})))
         .collect();
-    json!({
+    Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "methods": methods,
+        "builtin_tools": Builtins::describe()?,
         "schemas": {
             "runtime_config": schema_for!(config::RuntimeConfig),
             "agent": schema_for!(config::AgentConfig),
@@ -434,5 +436,5 @@ fn describe() -> Value {
             "transcript": schema_for!(types::Transcript),
             "error": schema_for!(types::Error),
         },
-    })
+    }))
 }

@@ -141,11 +141,12 @@ const SETS: &[Set] =
 struct Entry {
     name: &'static str,
     reach: Reach,
+    config: fn() -> Result<ToolConfig>,
     make: fn(&Kit) -> Result<Registered>,
 }
 
 const fn entry<B: Builtin>() -> Entry {
-    Entry { name: B::NAME, reach: B::REACH, make: make::<B> }
+    Entry { name: B::NAME, reach: B::REACH, config: config::<B>, make: make::<B> }
 }
 
 /// The built-in tools of a runtime, each compiled when it is first used.
@@ -176,6 +177,20 @@ impl Builtins {
     pub fn set(name: &str) -> Option<impl Iterator<Item = &'static str>> {
         let (_, has) = SETS.iter().find(|(set, _)| *set == name)?;
         Some(TOOLS.iter().filter(|entry| has(entry.reach)).map(|entry| entry.name))
+    }
+
+    /// Every tool as a host would register it, with the sets it is in.
+    pub fn describe() -> Result<Vec<Value>> {
+        let described = TOOLS.iter().map(|entry| {
+            let sets: Vec<_> = SETS.iter().filter(|(_, has)| has(entry.reach)).map(|(name, _)| *name).collect();
+            let mut tool =
+                serde_json::to_value((entry.config)()?).map_err(|error| Error::internal(error.to_string()))?;
+            if let Value::Object(fields) = &mut tool {
+                fields.insert("sets".into(), sets.into());
+            }
+            Ok(tool)
+        });
+        described.collect()
     }
 
     /// The names of all tools and sets.
@@ -212,8 +227,8 @@ impl<B: Builtin> Tool for Adapter<B> {
     }
 }
 
-fn make<B: Builtin>(kit: &Kit) -> Result<Registered> {
-    let config = ToolConfig {
+fn config<B: Builtin>() -> Result<ToolConfig> {
+    Ok(ToolConfig {
         name: B::NAME.into(),
         description: B::DESCRIPTION.into(),
         input_schema: schema_of::<B::Input>()?,
@@ -223,8 +238,11 @@ fn make<B: Builtin>(kit: &Kit) -> Result<Registered> {
         concurrency_limit: B::CONCURRENCY_LIMIT,
         max_output_bytes: None,
         effect: B::EFFECT,
-    };
-    Registered::new(config, Runner::Native(Arc::new(Adapter(B::new(kit)))))
+    })
+}
+
+fn make<B: Builtin>(kit: &Kit) -> Result<Registered> {
+    Registered::new(config::<B>()?, Runner::Native(Arc::new(Adapter(B::new(kit)))))
 }
 
 /// A glob of file names or paths; `*` does not go over a `/`.

@@ -285,12 +285,16 @@ unsafe fn contain(prepared: &Prepared<'_>, supervisor: pid_t) -> Result<std::con
         }
         done(libc::fchdir(folder).into(), Step::Folder)?;
         for Limit { resource, most } in prepared.limits {
-            let mut limit = std::mem::zeroed::<libc::rlimit>();
-            libc::getrlimit(*resource, &raw mut limit);
+            let mut before = std::mem::zeroed::<libc::rlimit>();
+            libc::getrlimit(*resource, &raw mut before);
             // Never more than there was.
-            let most = (*most).min(limit.rlim_max);
+            let most = (*most).min(before.rlim_max);
             let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
-            done(libc::setrlimit(*resource, &raw const limit).into(), Step::Limits)?;
+            if libc::setrlimit(*resource, &raw const limit) < 0 {
+                // Where a tool that watches memory keeps the upper bound to itself, the lower one holds.
+                let limit = libc::rlimit { rlim_cur: most, rlim_max: before.rlim_max };
+                done(libc::setrlimit(*resource, &raw const limit).into(), Step::Limits)?;
+            }
         }
         drop_capabilities();
         done(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1_u64, 0_u64, 0_u64, 0_u64).into(), Step::Privileges)?;
