@@ -1,11 +1,16 @@
 //! Work that blocks: files, searches, child processes. It runs on helper threads, is told when nobody waits for it any
 //! more, and is waited for when the runtime closes.
 
-use super::ToolFailure;
+use super::{Invocation, ToolFailure};
 use crate::types::Cancel;
 use parking_lot::{Condvar, Mutex};
+use serde::Serialize;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Between two notes on how far a search is.
+const NOTE: Duration = Duration::from_secs(1);
 
 /// The blocking work of one runtime.
 #[derive(Clone, Default)]
@@ -77,6 +82,22 @@ impl Helpers {
         }
     }
 
+    /// The same for a call, which says each second how far it is.
+    pub async fn run_noted<T: Send + 'static, N: Serialize>(
+        &self,
+        call: &Invocation<'_>,
+        note: impl Fn() -> N + Send,
+        work: impl FnOnce(&Cancel) -> Result<T, ToolFailure> + Send + 'static,
+    ) -> Result<T, ToolFailure> {
+        let mut work = pin!(self.run(&call.cancel, work));
+        loop {
+            tokio::select! {
+                ended = &mut work => return ended,
+                () = tokio::time::sleep(NOTE) => call.progress(&note()),
+            }
+        }
+    }
+
     /// How much runs.
     pub fn running(&self) -> usize {
         *self.0.running.lock()
@@ -91,5 +112,56 @@ impl Helpers {
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::EventBody;
+    use pretty_assertions::assert_eq;
+    use serde_json::json;
+    use std::sync::mpsc;
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_is_told_and_is_waited_for() {
+        let helpers = Helpers::default();
+        let (began, has_begun) = mpsc::channel();
+        let work = helpers.clone();
+        let cancel = Cancel::new();
+        let mut running = Box::pin(work.run(&cancel, move |cancel| {
+            began.send(()).unwrap();
+            while !cancel.is_cancelled() {
+                std::thread::yield_now();
+            }
+            Ok(())
+        }));
+        assert!(futures_util::poll!(&mut running).is_pending());
+        has_begun.recv().unwrap();
+        assert_eq!(helpers.running(), 1);
+        drop(running);
+        assert!(helpers.wait_for_none(Instant::now() + Duration::from_secs(20)));
+        assert!(!cancel.is_cancelled(), "only this work is");
+    }
+
+    #[tokio::test]
+    async fn long_work_says_how_far_it_is() {
+        let (seen, go_on) = mpsc::channel();
+        let emit = move |event: &EventBody<'_>| {
+            let EventBody::ToolProgress { note, .. } = event else { panic!("another event") };
+            let _ = seen.send(note.get().to_owned());
+        };
+        let call = Invocation {
+            id: &"c".into(),
+            idempotency_key: String::new(),
+            input: &json!({}),
+            cancel: Cancel::new(),
+            workspace: None,
+            emit: &emit,
+        };
+        let note = || json!({"files": 7});
+        // It ends when it has been told of.
+        let told = Helpers::default().run_noted(&call, note, move |_| Ok(go_on.recv().unwrap())).await;
+        assert_eq!(told.unwrap(), r#"{"files":7}"#);
     }
 }

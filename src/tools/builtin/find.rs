@@ -1,6 +1,6 @@
 //! `find`: files of the workspace by their names.
 
-use super::{Builtin, Kit, Reach, glob};
+use super::{Builtin, Kit, Progress, Reach, glob};
 use crate::tools::workspace::{Found, Kind, Walk};
 use crate::tools::{Helpers, Invocation, ToolFailure, Workspace, WorkspaceSlot};
 use crate::types::Cancel;
@@ -74,11 +74,14 @@ impl Builtin for Find {
 
     async fn run<'a>(&'a self, input: Input, call: Invocation<'a>) -> Result<Output, ToolFailure> {
         let workspace = self.workspace.of(call.workspace)?;
-        self.helpers.run(&call.cancel, move |cancel| find(&workspace, &input, cancel)).await
+        let seen = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&seen);
+        let note = || Progress { entries_seen: seen.load(Ordering::Relaxed) };
+        self.helpers.run_noted(&call, note, move |cancel| find(&workspace, &input, &counted, cancel)).await
     }
 }
 
-fn find(workspace: &Workspace, input: &Input, cancel: &Cancel) -> Result<Output, ToolFailure> {
+fn find(workspace: &Workspace, input: &Input, seen: &AtomicUsize, cancel: &Cancel) -> Result<Output, ToolFailure> {
     let path = input.path.as_deref().unwrap_or(".");
     let pattern = glob(&input.pattern)?;
     let by_path = input.pattern.contains('/');
@@ -89,6 +92,7 @@ fn find(workspace: &Workspace, input: &Input, cancel: &Cancel) -> Result<Output,
     let walk = Walk { max_depth: input.max_depth.unwrap_or(usize::MAX), include_ignored: input.include_ignored };
     let walked = workspace.walk(path, walk, cancel, || {
         |found: &Found<'_>| {
+            seen.fetch_add(1, Ordering::Relaxed);
             let wanted = match input.r#type {
                 None => true,
                 Some(Wanted::File) => found.kind == Kind::File,

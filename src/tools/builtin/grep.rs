@@ -1,7 +1,7 @@
 //! `grep`: lines of the workspace's files that match a regular expression. The engine and the searcher are ripgrep's; every
 //! file is opened through the workspace.
 
-use super::{Builtin, Kit, Reach, glob};
+use super::{Builtin, Kit, Progress, Reach, glob};
 use crate::tools::workspace::{Found, Kind, Walk};
 use crate::tools::{Helpers, Invocation, ToolFailure, Workspace, WorkspaceSlot};
 use crate::types::Cancel;
@@ -88,7 +88,10 @@ impl Builtin for Grep {
 
     async fn run<'a>(&'a self, input: Input, call: Invocation<'a>) -> Result<Output, ToolFailure> {
         let workspace = self.workspace.of(call.workspace)?;
-        self.helpers.run(&call.cancel, move |cancel| grep(&workspace, &input, cancel)).await
+        let seen = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&seen);
+        let note = || Progress { entries_seen: seen.load(Ordering::Relaxed) };
+        self.helpers.run_noted(&call, note, move |cancel| grep(&workspace, &input, &counted, cancel)).await
     }
 }
 
@@ -107,7 +110,7 @@ struct Search<'s> {
     lines: Mutex<BTreeMap<Vec<u8>, Vec<String>>>,
 }
 
-fn grep(workspace: &Workspace, input: &Input, cancel: &Cancel) -> Result<Output, ToolFailure> {
+fn grep(workspace: &Workspace, input: &Input, seen: &AtomicUsize, cancel: &Cancel) -> Result<Output, ToolFailure> {
     let matcher = RegexMatcherBuilder::new()
         .case_insensitive(input.ignore_case)
         .line_terminator(Some(b'\n'))
@@ -133,7 +136,7 @@ fn grep(workspace: &Workspace, input: &Input, cancel: &Cancel) -> Result<Output,
         let (file, _) = workspace.open_file(path)?;
         search.file(path.as_bytes(), &file, &mut search.searcher());
     } else {
-        search.tree(workspace, path, input)?;
+        search.tree(workspace, path, input, seen)?;
     }
     if cancel.is_cancelled() {
         return Err(ToolFailure::new("it was cancelled").with_code("cancelled"));
@@ -154,7 +157,7 @@ fn grep(workspace: &Workspace, input: &Input, cancel: &Cancel) -> Result<Output,
 }
 
 impl Search<'_> {
-    fn tree(&self, workspace: &Workspace, path: &str, input: &Input) -> Result<(), ToolFailure> {
+    fn tree(&self, workspace: &Workspace, path: &str, input: &Input, seen: &AtomicUsize) -> Result<(), ToolFailure> {
         let by_path = input.glob.as_ref().is_some_and(|glob| glob.contains('/'));
         let wanted: Option<GlobMatcher> = input.glob.as_deref().map(glob).transpose()?;
         let above = workspace.below_prefix(path)?;
@@ -163,6 +166,7 @@ impl Search<'_> {
             let mut searcher = self.searcher();
             let wanted = &wanted;
             move |found: &Found<'_>| {
+                seen.fetch_add(1, Ordering::Relaxed);
                 let below = found.path.get(above..).unwrap_or_default();
                 let name = below.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
                 let subject = if by_path { below } else { name };

@@ -245,6 +245,12 @@ fn make<B: Builtin>(kit: &Kit) -> Result<Registered> {
     Registered::new(config::<B>()?, Runner::Native(Arc::new(Adapter(B::new(kit)))))
 }
 
+/// How far a search is.
+#[derive(serde::Serialize)]
+struct Progress {
+    entries_seen: usize,
+}
+
 /// A glob of file names or paths; `*` does not go over a `/`.
 fn glob(pattern: &str) -> Result<GlobMatcher, ToolFailure> {
     let glob = GlobBuilder::new(pattern).literal_separator(true).build().map_err(|error| {
