@@ -175,6 +175,15 @@ TEST(every_command_is_asked_for_unless_told_otherwise) {
     rt = calling("{'argv':['echo']}", "");
     ST(PAR_ERR_NO_HANDLER, par_invoke(rt, GO, PAR_NTS, 5000, &out, NULL, &E));
     finish(rt);
+    /* Where nothing is asked for it runs; but for what the policy itself asks for, and the model is told so. */
+    rt = calling("{'argv':['echo']}", UNASKED);
+    ST(PAR_OK, par_invoke(rt, GO, PAR_NTS, 5000, &out, NULL, &E));
+    CHECK_HAS(keep(out), "'is_error':false");
+    finish(rt);
+    rt = calling("{'argv':['find','.','-delete']}", UNASKED);
+    ST(PAR_OK, par_invoke(rt, GO, PAR_NTS, 5000, &out, NULL, &E));
+    CHECK_HAS(keep(out), "'is_error':true");
+    finish(rt);
     drop();
 }
 

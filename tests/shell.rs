@@ -305,15 +305,13 @@ fn without_a_network_there_is_none() {
     let script = format!(
         "import socket\nfor kind in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):\n  for how in (socket.SOCK_STREAM, socket.SOCK_DGRAM):\n    try:\n      socket.socket(kind, how)\n      print('GOT', kind, how)\n    except PermissionError:\n      print('refused')\ntry:\n  socket.create_connection(('127.0.0.1', {port}))\n  print('CONNECTED')\nexcept PermissionError:\n  print('refused')\n"
     );
-    if !Path::new("/usr/bin/python3").exists() {
-        assert!(std::env::var_os("PAR_TEST_REQUIRE_ALL").is_none(), "python3 is needed");
-        eprintln!("SKIPPED: no python3");
+    if !has_python() {
         return;
     }
     let ran = |network: bool| {
         let scene = Scene::with(json!({"policy": {"default": "allow", "network": network}}));
         std::fs::write(scene.workspace.join("net.py"), &script).unwrap();
-        scene.call(json!({"argv": ["python3", "net.py"]})).unwrap()
+        scene.call(json!({"argv": ["/usr/bin/python3", "net.py"]})).unwrap()
     };
     let closed = ran(false);
     assert_eq!(closed["stdout"], "refused\n".repeat(7), "{closed}");
@@ -321,6 +319,52 @@ fn without_a_network_there_is_none() {
     let open = ran(true);
     assert!(open["stdout"].as_str().unwrap().contains("CONNECTED"), "{open}");
     assert_eq!(open["sandbox"]["network"], "open");
+}
+
+/// Whether there is a language in which any system call can be made.
+fn has_python() -> bool {
+    let is_there = Path::new("/usr/bin/python3").exists();
+    if !is_there {
+        assert!(std::env::var_os("PAR_TEST_REQUIRE_ALL").is_none(), "python3 is needed");
+        eprintln!("SKIPPED: no python3");
+    }
+    is_there
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn system_calls_that_reach_out_are_refused() {
+    if !has_python() {
+        return;
+    }
+    let scene = Scene::with(json!({"policy": anything()}));
+    // clone with a user namespace, clone3, ptrace, process_vm_readv, unshare, mount, keyctl, bpf, io_uring_setup, and one of
+    // the other interface; then a thread, which must still be had.
+    let script = "import ctypes, threading\n\
+        call = ctypes.CDLL(None, use_errno=True).syscall\n\
+        def errno(*arguments):\n    \
+            return ctypes.get_errno() if call(*arguments) < 0 else 0\n\
+        print([errno(*a) for a in ((56, 0x10000011, 0, 0, 0, 0), (435, 0, 0), (101, 16, 1, 0, 0), (310, 1, 0, 0, 0, 0, 0), (272, 0x10000000),\
+        (165, 0, 0, 0, 0, 0), (250, 0, 0, 0, 0, 0), (321, 0, 0, 0), (425, 1, 0), (0x40000027,))])\n\
+        thread = threading.Thread(target=lambda: print('thread'))\n\
+        thread.start()\n\
+        thread.join()\n";
+    std::fs::write(scene.workspace.join("calls.py"), script).unwrap();
+    let result = scene.call(json!({"argv": ["/usr/bin/python3", "calls.py"]})).unwrap();
+    let (not_permitted, unknown) = (libc::EPERM, libc::ENOSYS);
+    let expected = [
+        not_permitted,
+        unknown,
+        not_permitted,
+        not_permitted,
+        not_permitted,
+        not_permitted,
+        not_permitted,
+        not_permitted,
+        unknown,
+        unknown,
+    ];
+    assert_eq!(result["stdout"], format!("{expected:?}\nthread\n"), "{result}");
 }
 
 #[test]

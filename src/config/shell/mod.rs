@@ -11,6 +11,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::path::PathBuf;
 
+/// Where programs are on a system that does not say.
+const SYSTEM_PATH: &[&str] = &["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"];
+
 /// The shell tool. Everything has a default.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -18,7 +21,8 @@ use std::path::PathBuf;
 pub struct ShellConfig {
     /// Which commands may run: `"coder"` (default), `"read_only"`, `"read_only_no_net"`, or a policy of its own.
     pub policy: PolicyChoice,
-    /// The folders in which programs are found; none may be writable from inside. Default: those of the system.
+    /// The folders in which programs are found. Default: those of the host's `PATH` when the runtime is created. What is in the
+    /// workspace, or where anybody can write, is never run.
     pub path: Vec<PathBuf>,
     /// Further variables of the environment that programs get, by name. Default: none but `HOME`, `USER`, `LOGNAME`, `LANG`,
     /// `LC_ALL`, `LC_CTYPE`, `TZ`; `PATH`, `TMPDIR`, `PWD` and `TERM` are made.
@@ -47,9 +51,7 @@ impl Default for ShellConfig {
     fn default() -> Self {
         Self {
             policy: PolicyChoice::default(),
-            path: ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"]
-                .map(PathBuf::from)
-                .to_vec(),
+            path: Vec::new(),
             env: Vec::new(),
             read: Vec::new(),
             write: Vec::new(),
@@ -139,9 +141,6 @@ impl ShellConfig {
                 return Err(Error::schema(format!("{}[{index}]", at(key)), "an absolute path is needed"));
             }
         }
-        if self.path.is_empty() {
-            return Err(Error::schema(at("path"), "without a folder no program is found"));
-        }
         if let Some(index) = self.env.iter().position(|name| name.is_empty() || name.contains(['=', '\0'])) {
             return Err(Error::schema(format!("{}[{index}]", at("env")), "this cannot be the name of a variable"));
         }
@@ -149,6 +148,19 @@ impl ShellConfig {
             PolicyChoice::Built(_) => Ok(()),
             PolicyChoice::Own(policy) => policy.check(&at("policy")),
         }
+    }
+
+    /// The same with the folders of the host's `PATH`, if none were given.
+    #[must_use]
+    pub fn with_path(mut self) -> Self {
+        if self.path.is_empty() {
+            let given = std::env::var_os("PATH").unwrap_or_default();
+            self.path = std::env::split_paths(&given).filter(|folder| folder.is_absolute()).collect();
+        }
+        if self.path.is_empty() {
+            self.path = SYSTEM_PATH.iter().map(PathBuf::from).collect();
+        }
+        self
     }
 
     /// The policy, with the rules of the one it is based on.

@@ -278,11 +278,6 @@ impl CommandPolicy {
         Ok(whole)
     }
 
-    /// Whether a command may have to be asked for by the policy itself.
-    pub fn may_ask(&self) -> bool {
-        self.default == Ruling::Ask || self.rules.iter().any(|rule| rule.decision == Ruling::Ask)
-    }
-
     /// What it says of one command. `names` are those of the program: as it was given, and where a link leads.
     pub fn judge(&self, names: &[&str], args: &[String]) -> Result<Judgement> {
         let line = line(names.first().unwrap_or(&""), args);

@@ -115,6 +115,7 @@ fn build(Places { config, allowed }: &Places<'_>, abi: ABI) -> Result<RulesetCre
         .create()?
         .add_rules(path_beneath_rules(PROGRAMS.iter().map(Path::new), run))?
         .add_rules(path_beneath_rules(of_the_user, run))?
+        .add_rules(path_beneath_rules(&config.path, run))?
         .add_rules(path_beneath_rules(readable, look))?
         .add_rules(path_beneath_rules(DEVICES.iter().map(Path::new), AccessFs::ReadFile | AccessFs::WriteFile))?
         .add_rules(path_beneath_rules(further, change))?

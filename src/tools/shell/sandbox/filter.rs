@@ -3,11 +3,21 @@
 //! Refused always: what reaches into other processes, makes new namespaces, or goes around the filter. Refused where there
 //! is no network: every socket.
 
-use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
+use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
 
-/// Where the kernel puts the number of the call, and the kind of machine.
+/// Where the kernel puts the number of the call, the kind of machine, and the lower half of the first argument.
 const NUMBER: u32 = 0;
 const MACHINE: u32 = 4;
+const ARGUMENT: u32 = 16;
+
+/// The flags of `clone` that make namespaces.
+const NAMESPACES: i32 = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
 
 #[cfg(target_arch = "x86_64")]
 const THIS_MACHINE: u32 = 0xC000_003E;
@@ -43,8 +53,10 @@ const NEVER: &[libc::c_long] = &[
     libc::SYS_open_by_handle_at,
 ];
 
-/// Refused for everybody, as if the kernel did not have it: its requests pass no filter.
-const UNKNOWN: &[libc::c_long] = &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+/// Refused for everybody, as if the kernel did not have it: what is asked for stands where no filter sees it. Programs do
+/// without.
+const UNKNOWN: &[libc::c_long] =
+    &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_clone3];
 
 /// Refused where there is no network.
 const SOCKETS: &[libc::c_long] = &[libc::SYS_socket];
@@ -80,7 +92,13 @@ pub fn program(network: bool) -> Vec<sock_filter> {
             program.push(refuse(errno));
         }
     }
-    program.push(statement(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW));
+    program.extend([
+        jump(BPF_JEQ, libc::SYS_clone as u32, 0, 3),
+        load(ARGUMENT),
+        jump(BPF_JSET, NAMESPACES.unsigned_abs(), 0, 1),
+        refuse(libc::EPERM),
+        statement(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW),
+    ]);
     program
 }
 
