@@ -103,6 +103,8 @@ TEST(a_session_in_use_is_waited_for_or_refused) {
     until(s, "turn_started");
     ST(PAR_ERR_BUSY, attempt(rt, js("{'agent':'a','input':'x','session':'s','session_busy':'fail'}")));
     ST(PAR_ERR_BUSY, attempt(other, js("{'agent':'a','input':'x','session':'s','session_busy':'fail'}")));
+    refuses(rt, "sessions.delete", js("{'session':'s'}"), PAR_ERR_BUSY, NULL);
+    refuses(other, "sessions.delete", js("{'session':'s'}"), PAR_ERR_BUSY, NULL);
     CHECK_STR("after", json_str(invoke(other, js("{'agent':'a','input':'after','session':'s'}")), "text"));
     CHECK_INT(4, elements(did(other, "sessions.get", js("{'session':'s'}")), "messages"));
     par_stream_free(s);

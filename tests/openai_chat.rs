@@ -557,7 +557,8 @@ fn a_coalescing_stream_loses_no_text() {
     std::thread::sleep(Duration::from_millis(100));
     let events = support::client::events(&stream);
     assert_eq!(text(&events), pieces.concat());
-    assert!(events.len() < 3000, "{} events", events.len());
+    // How many are joined is a matter of how fast the machine is.
+    assert!(events.len() < pieces.len(), "{} events", events.len());
 }
 
 #[test]

@@ -315,11 +315,13 @@ impl Store {
         }
     }
 
-    /// Forgets a session, with its runs. False if there was none. A run that has it goes on, and creates it anew.
+    /// Forgets a session, and what its runs said. False if there was none; an error while a run has it.
     pub async fn delete(&self, key: &SessionKey) -> Result<bool> {
-        let in_memory = self.sessions.forget(key);
+        // Held until it is gone: a run that had it meanwhile would leave half a session.
+        let lease = self.sessions.lease(key, false).await?;
+        let existed = lease.forget();
         match &self.durable {
-            None => Ok(in_memory),
+            None => Ok(existed),
             Some(durable) => {
                 durable.writer.flush(false).await?;
                 let key = key.clone();

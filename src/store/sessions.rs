@@ -90,7 +90,7 @@ impl Sessions {
             }
         }
         let mut working = known.map(|session| (*session).clone()).unwrap_or_default();
-        working.transcript.take_changes();
+        working.transcript.forget_changes();
         Ok(SessionLease { key: key.clone(), slot, working, version, told_from: None, lock, _turn: turn })
     }
 
@@ -100,10 +100,10 @@ impl Sessions {
         let mut list: Vec<_> = slots
             .iter()
             .filter(|(key, _)| key.scope.as_str() == scope)
-            .map(|(key, slot)| {
+            .filter_map(|(key, slot)| {
                 let left = slot.left.lock();
-                let messages = left.session.as_ref().map_or(0, |session| session.transcript.len());
-                SessionInfo { id: key.id.clone(), messages, updated_at_ms: left.updated_at_ms }
+                let messages = left.session.as_ref()?.transcript.len();
+                Some(SessionInfo { id: key.id.clone(), messages, updated_at_ms: left.updated_at_ms })
             })
             .collect();
         list.sort_by(|a, b| a.id.cmp(&b.id));
@@ -114,21 +114,16 @@ impl Sessions {
     pub fn get(&self, key: &SessionKey) -> Option<Transcript> {
         let slots = self.slots.lock();
         let left = slots.get(key)?.left.lock();
-        Some(left.session.as_ref().map(|session| session.transcript.clone()).unwrap_or_default())
-    }
-
-    /// Forgets a session. False if it is not there. A run that has it goes on, and its commit creates it anew.
-    pub fn forget(&self, key: &SessionKey) -> bool {
-        self.slots.lock().remove(key).is_some()
+        left.session.as_ref().map(|session| session.transcript.clone())
     }
 
     /// Puts a new session in its place; false if there is one.
     pub fn insert(&self, key: SessionKey, session: Session) -> Result<bool> {
-        if self.slots.lock().contains_key(&key) {
-            return Ok(false);
-        }
         let slot = self.slot(&key)?;
         let mut left = slot.left.lock();
+        if left.session.is_some() {
+            return Ok(false);
+        }
         *left = Left { session: Some(Arc::new(session)), version: 1, updated_at_ms: now_ms(), lock: None };
         Ok(true)
     }
@@ -139,14 +134,15 @@ impl Sessions {
             return Ok(Arc::clone(slot));
         }
         if slots.len() >= self.most {
-            if self.backend.is_none() {
+            // Without a database only what holds no session may go.
+            forget_oldest(&mut slots, self.backend.is_none());
+            if self.backend.is_none() && slots.len() >= self.most {
                 return Err(Error::new(
                     Status::Limit,
                     format!("there are {} sessions, as many as limits.max_sessions allows", slots.len()),
                 )
                 .with_hint("delete sessions by sessions.delete, raise the limit, or persist them: \"sqlite:par.db\""));
             }
-            forget_oldest(&mut slots);
         }
         let slot = Arc::<Slot>::default();
         slots.insert(key.clone(), Arc::clone(&slot));
@@ -154,10 +150,12 @@ impl Sessions {
     }
 }
 
-/// Makes room: an eighth of those that nobody works on go, the oldest first.
-fn forget_oldest(slots: &mut HashMap<SessionKey, Arc<Slot>>) {
+/// Makes room: an eighth of those that nobody works on go, the oldest first. `empty`: only those without a session.
+fn forget_oldest(slots: &mut HashMap<SessionKey, Arc<Slot>>, empty: bool) {
     let is_idle = |slot: &Arc<Slot>| {
-        Arc::strong_count(slot) == 1 && slot.left.lock().lock.as_ref().and_then(Weak::upgrade).is_none()
+        let left = slot.left.lock();
+        let is_locked = left.lock.as_ref().and_then(Weak::upgrade).is_some();
+        Arc::strong_count(slot) == 1 && !is_locked && !(empty && left.session.is_some())
     };
     let mut idle: Vec<_> = slots
         .iter()
@@ -190,6 +188,14 @@ impl SessionLease {
     /// Whether nobody has committed to it yet.
     pub fn is_new(&self) -> bool {
         self.version == 0
+    }
+
+    /// Forgets how the session was left. False if it was new.
+    pub fn forget(&self) -> bool {
+        let mut left = self.slot.left.lock();
+        let lock = left.lock.take();
+        *left = Left { lock, ..Left::default() };
+        self.version != 0
     }
 
     /// Entries from here on were told to the run's log.

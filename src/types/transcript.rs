@@ -204,9 +204,14 @@ impl Transcript {
         }
         // Our own types, without maps whose keys are no strings: this cannot fail.
         let entries = changed.iter().map(|round| serde_json::to_string(round).unwrap_or_default()).collect();
+        self.forget_changes();
+        Some(Changes { from, entries })
+    }
+
+    /// Takes everything as told.
+    pub fn forget_changes(&mut self) {
         self.told = self.rounds.len();
         self.unchanged = self.told;
-        Some(Changes { from, entries })
     }
 
     /// Forgets what [`Transcript::take_changes`] has told: the next call tells everything from `from` on.
@@ -219,8 +224,7 @@ impl Transcript {
     pub fn from_entries<'a>(entries: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
         let mut transcript = Self::new();
         transcript.extend(entries)?;
-        transcript.told = transcript.rounds.len();
-        transcript.unchanged = transcript.told;
+        transcript.forget_changes();
         Ok(transcript)
     }
 
