@@ -9,9 +9,9 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-enum manners { HANG_UP, RESET, HANG_UP_AFTER_REQUEST, RESET_AFTER_HEADERS, NONSENSE, ANSWER, BREAK_OFF, STALL, STALL_AFTER_DELTA };
+enum manners { HANG_UP, RESET, HANG_UP_AFTER_REQUEST, RESET_AFTER_HEADERS, NONSENSE, ANSWER, PAGE, BREAK_OFF, STALL, STALL_AFTER_DELTA };
 
-struct server { int listener, port, served, stop, stalled, left; enum manners manners; pthread_t thread; char head[4096], body[65536]; };
+struct server { int listener, port, served, stop, stalled, left; enum manners manners; pthread_t thread; char head[4096], body[65536]; const char *page; };
 
 /* Reads one request into server->head and server->body. */
 static void server_read(struct server *server, int client) {
@@ -75,6 +75,7 @@ static void *serve(void *context) {
         if (server->manners == RESET_AFTER_HEADERS) server_write(client, SSE_HEADERS SSE_DELTA("x"));
         if (server->manners == NONSENSE) server_write(client, "\xFF garbage \r\n\r\n");
         if (server->manners == ANSWER) server_write(client, SSE_HEADERS SSE_DELTA("from the ") SSE_DELTA("server") SSE_END);
+        if (server->manners == PAGE) server_write(client, server->page);
         if (server->manners == BREAK_OFF || server->manners == STALL_AFTER_DELTA) server_write(client, SSE_HEADERS SSE_DELTA("x "));
         if (server->manners >= STALL) server_stall(server, client);
         if (server->manners == RESET || server->manners == RESET_AFTER_HEADERS) setsockopt(client, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
@@ -84,16 +85,22 @@ static void *serve(void *context) {
     return NULL;
 }
 
-UNUSED static void open_server(struct server *server, enum manners manners) {
+/* `page`: what a server of the manner PAGE answers, head and all. */
+UNUSED static void open_page(struct server *server, enum manners manners, const char *page) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
     memset(server, 0, sizeof *server);
     server->manners = manners;
+    server->page = page;
     server->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (bind(server->listener, (struct sockaddr *)&address, size) || listen(server->listener, 64) ||
         getsockname(server->listener, (struct sockaddr *)&address, &size)) abort();
     server->port = ntohs(address.sin_port);
     server->thread = spawn(serve, server);
+}
+
+UNUSED static void open_server(struct server *server, enum manners manners) {
+    open_page(server, manners, NULL);
 }
 
 UNUSED static void close_server(struct server *server) {

@@ -25,6 +25,7 @@ mod steering;
 pub mod strict;
 mod text_filters;
 mod tool;
+mod web;
 mod workspace;
 
 pub use agent::{
@@ -69,6 +70,7 @@ pub use shell::{
 pub use steering::{Steering, When};
 pub use text_filters::{PiiConfig, PiiPattern, SanitizeAction, SanitizeConfig, ThinkConfig};
 pub use tool::{Effect, Otherwise, Permission, ToolConfig};
+pub use web::{Place, SearchConfig, WebConfig};
 pub use workspace::{HardLinks, WorkspaceConfig};
 
 /// Names that become keys, paths or parts of ids: agents, tools, providers.

@@ -2,7 +2,8 @@
 
 use super::{
     BashConfirm, Budget, Durability, EmbeddingsConfig, EvalLimits, MiddlewareConfig, ModelProfile, Persistence,
-    ProviderConfig, QuotaConfig, RecordConfig, RetentionConfig, ShellConfig, WorkspaceConfig, WriterConfig, check_name,
+    ProviderConfig, QuotaConfig, RecordConfig, RetentionConfig, ShellConfig, WebConfig, WorkspaceConfig, WriterConfig,
+    check_name,
 };
 use crate::types::{Error, Result, Status};
 use schemars::JsonSchema;
@@ -42,6 +43,8 @@ pub struct RuntimeConfig {
     pub shell: ShellConfig,
     /// Which commands of `bash` are asked for. Default: all.
     pub bash_confirm: BashConfirm,
+    /// What the tools `fetch_url`, `read_webpage` and `web_search` may reach.
+    pub web: WebConfig,
     /// Whether the tool calls of one model answer run at the same time.
     pub parallel_tool_execution: bool,
     /// Every bound.
@@ -97,6 +100,7 @@ impl Default for RuntimeConfig {
             workspace: None,
             shell: ShellConfig::default(),
             bash_confirm: BashConfirm::default(),
+            web: WebConfig::default(),
             parallel_tool_execution: true,
             limits: Limits::default(),
             shutdown: ShutdownConfig::default(),
@@ -132,6 +136,7 @@ impl RuntimeConfig {
         }
         config.workspace.as_ref().map_or(Ok(()), |workspace| workspace.check("config.workspace"))?;
         config.shell.check("config.shell")?;
+        config.web.check("config.web")?;
         config.record.as_ref().map_or(Ok(()), |record| record.check("config.record"))?;
         config.embeddings.as_ref().map_or(Ok(()), |embeddings| embeddings.check("config.embeddings"))?;
         config.default_quota.as_ref().map_or(Ok(()), |quota| quota.check("config.default_quota"))?;

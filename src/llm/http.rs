@@ -69,7 +69,7 @@ fn build(connection: &Connection) -> Result<reqwest::Client> {
 
 /// The certificates of the operating system; where it has none, those Mozilla trusts. Read once, by the first client that
 /// needs them.
-fn trusting() -> Result<ClientConfig> {
+pub fn trusting() -> Result<ClientConfig> {
     static CONFIG: OnceCell<ClientConfig> = OnceCell::new();
     let read = || {
         let provider = Arc::new(rustls::crypto::ring::default_provider());

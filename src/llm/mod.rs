@@ -40,7 +40,7 @@ pub use assemble::Assembler;
 pub use cache::{CacheRules, check_cache_points};
 pub use embed::{EmbedRequest, EmbedWire, Embeddings, embed, unsupported as embedding_unsupported};
 pub use frame::Frame;
-pub use http::HttpPool;
+pub use http::{HttpPool, trusting as trusted_tls};
 pub use parts::{BlockId, Parts};
 pub use policy::{Policy, RateLimiter, RetryPolicy};
 pub use profile::Profiles;

@@ -15,11 +15,12 @@ use crate::config::{
     providers_from_environment, strict,
 };
 use crate::events::{Bounds, Hub, LogSubscriber, Queue};
-use crate::llm::{HttpPool, Provider, Recorder};
+use crate::llm::{HttpPool, Provider, Recorder, trusted_tls};
 use crate::middleware::Chain;
 use crate::store::{DeadLetter, Store, StoreConfig};
 use crate::tools::builtin::{Builtins, Kit};
 use crate::tools::shell::Shell;
+use crate::tools::web::{System, Web};
 use crate::tools::{Helpers, HostDesk, Registered, Registry, Runner, Tool, ToolFailure, WorkspaceSlot};
 use crate::types::{AgentId, Error, Result, Status, now_ms};
 use parking_lot::RwLock;
@@ -150,7 +151,8 @@ impl Runtime {
         let workspace = Arc::new(WorkspaceSlot::new(config.workspace.as_ref())?);
         let helpers = Helpers::default();
         let shell = Arc::new(Shell::new(config.shell.clone(), config.bash_confirm.clone()));
-        let kit = Kit { store: Arc::clone(&store), workspace, helpers: helpers.clone(), shell };
+        let web = Arc::new(Web::new(config.web.clone(), trusted_tls, Arc::new(System)));
+        let kit = Kit { store: Arc::clone(&store), workspace, helpers: helpers.clone(), shell, web };
         let ledgers = config
             .budget
             .filter(|budget| !budget.is_unlimited())

@@ -1,6 +1,6 @@
 //! Floor 3: tools. What one is ([`Tool`]), which there are ([`Registry`]), how their arguments are checked
 //! ([`Schema`]), how the host runs its own ([`HostDesk`]), and those that come with the library ([`builtin`]), which work
-//! on files inside of one folder ([`Workspace`]).
+//! on files inside of one folder ([`Workspace`]), run programs ([`shell`]) and read the public web ([`web`]).
 
 pub(crate) mod builtin;
 mod contract;
@@ -9,6 +9,7 @@ mod host;
 mod registry;
 mod schema;
 pub(crate) mod shell;
+pub(crate) mod web;
 pub(crate) mod workspace;
 
 pub use contract::{Invocation, Review, Tool, ToolFailure, ToolOutput};

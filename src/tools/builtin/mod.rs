@@ -9,6 +9,7 @@ mod calculator;
 mod convert_temperature;
 mod echo;
 mod edit;
+mod fetch_url;
 mod find;
 mod generate_password;
 mod generate_uuid;
@@ -19,11 +20,14 @@ mod json_format;
 mod ls;
 mod read;
 mod read_blob;
+mod read_webpage;
 mod string_stats;
 mod url_encode;
+mod web_search;
 mod write;
 
 use super::shell::Shell;
+use super::web::Web;
 use super::{Helpers, Invocation, Registered, Review, Runner, Tool, ToolFailure, ToolOutput, WorkspaceSlot};
 use crate::config::{Effect, Permission, ToolConfig};
 use crate::store::Store;
@@ -50,11 +54,12 @@ pub struct Kit {
     pub helpers: Helpers,
     /// What runs programs.
     pub shell: Arc<Shell>,
+    /// What fetches pages.
+    pub web: Arc<Web>,
 }
 
 /// What a tool can reach: the sets of tools are made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(dead_code, reason = "no tool talks to the network yet")]
 pub enum Reach {
     /// Only its arguments and what the run has produced.
     Nothing,
@@ -116,6 +121,7 @@ const TOOLS: &[Entry] = &[
     entry::<convert_temperature::ConvertTemperature>(),
     entry::<echo::Echo>(),
     entry::<edit::Edit>(),
+    entry::<fetch_url::FetchUrl>(),
     entry::<find::Find>(),
     entry::<generate_password::GeneratePassword>(),
     entry::<generate_uuid::GenerateUuid>(),
@@ -126,8 +132,10 @@ const TOOLS: &[Entry] = &[
     entry::<ls::Ls>(),
     entry::<read::Read>(),
     entry::<read_blob::ReadBlob>(),
+    entry::<read_webpage::ReadWebpage>(),
     entry::<string_stats::StringStats>(),
     entry::<url_encode::UrlEncode>(),
+    entry::<web_search::WebSearch>(),
     entry::<write::Write>(),
 ];
 
@@ -280,6 +288,7 @@ fn schema_of<T: JsonSchema>() -> Result<Value> {
 mod tests {
     use super::*;
     use crate::config::Limits;
+    use crate::tools::web::System;
     use pretty_assertions::assert_eq;
 
     #[test]
@@ -289,6 +298,11 @@ mod tests {
             workspace: Arc::new(WorkspaceSlot::new(None).unwrap()),
             helpers: Helpers::default(),
             shell: Arc::new(Shell::new(Default::default(), Default::default())),
+            web: Arc::new(Web::new(
+                Default::default(),
+                || Err(Error::internal("no page is fetched here")),
+                Arc::new(System),
+            )),
         };
         let tools = Builtins::new(kit);
         let mut names: Vec<_> = TOOLS.iter().map(|entry| entry.name).collect();
