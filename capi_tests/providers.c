@@ -112,3 +112,21 @@ TEST(a_model_that_is_told_of_none_says_so) {
     par_stream_free(s);
     finish(rt);
 }
+
+TEST(a_server_that_only_says_it_is_there_is_left) {
+    struct server server;
+    par_runtime_t *rt;
+    char *out = NULL;
+    const char *error;
+    open_server(&server, DRIP);
+    rt = runtime(js("{'llm_providers':{'p':{'type':'openai','api_key':'k','base_url':'http://127.0.0.1:%d/v1','retry':{'max_attempts':1},"
+                    "'timeouts':{'stall_ms':300}}}}", server.port));
+    ST(PAR_OK, par_register_agent(rt, js("{'id':'a','model':'p/m'}"), PAR_NTS, &E));
+    ST(PAR_ERR_NETWORK, par_invoke(rt, js("{'agent':'a','input':'x'}"), PAR_NTS, 20000, &out, NULL, &E));
+    error = par_error_json(E);
+    CHECK_STR("timeout", json_str(error, "category"));
+    CHECK_HAS(json_str(error, "hint"), "timeouts.stall_ms");
+    EVENTUALLY(5000, LOAD(server.left) == 1);
+    finish(rt);
+    close_server(&server);
+}

@@ -9,7 +9,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-enum manners { HANG_UP, RESET, HANG_UP_AFTER_REQUEST, RESET_AFTER_HEADERS, NONSENSE, ANSWER, PAGE, BREAK_OFF, STALL, STALL_AFTER_DELTA };
+enum manners { HANG_UP, RESET, HANG_UP_AFTER_REQUEST, RESET_AFTER_HEADERS, NONSENSE, ANSWER, PAGE, BREAK_OFF, STALL, STALL_AFTER_DELTA, DRIP };
 
 struct server { int listener, port, served, stop, stalled, left; enum manners manners; pthread_t thread; char head[4096], body[65536]; const char *page; };
 
@@ -64,6 +64,20 @@ static void server_stall(struct server *server, int client) {
         }
 }
 
+/* Says again and again that it is there, and nothing else, until the client leaves. */
+static void server_drip(struct server *server, int client) {
+    struct pollfd p = {client, POLLIN, 0};
+    char byte;
+    server_write(client, SSE_HEADERS);
+    while (!LOAD(server->stop)) {
+        server_write(client, ": still here\n\n");
+        if (poll(&p, 1, 5) == 1 && read(client, &byte, 1) <= 0) {
+            BUMP(server->left);
+            return;
+        }
+    }
+}
+
 static void *serve(void *context) {
     struct server *server = context;
     while (!LOAD(server->stop)) {
@@ -77,7 +91,8 @@ static void *serve(void *context) {
         if (server->manners == ANSWER) server_write(client, SSE_HEADERS SSE_DELTA("from the ") SSE_DELTA("server") SSE_END);
         if (server->manners == PAGE) server_write(client, server->page);
         if (server->manners == BREAK_OFF || server->manners == STALL_AFTER_DELTA) server_write(client, SSE_HEADERS SSE_DELTA("x "));
-        if (server->manners >= STALL) server_stall(server, client);
+        if (server->manners == DRIP) server_drip(server, client);
+        else if (server->manners >= STALL) server_stall(server, client);
         if (server->manners == RESET || server->manners == RESET_AFTER_HEADERS) setsockopt(client, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
         close(client);
         BUMP(server->served);

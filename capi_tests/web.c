@@ -149,15 +149,12 @@ TEST(a_page_that_never_comes_is_left_when_the_run_is_cancelled) {
     rt = mock_and(fmt("[{'tool_calls':[{'id':'c','name':'fetch_url','input':%s}]}]", at(&server, "/")), fmt(",'web':%s", here(&server)));
     agent(rt, "a", "['fetch_url']");
     s = start(rt, GO);
-    while (!LOAD(server.stalled)) {
-        struct timespec moment = {0, 1000000};
-        nanosleep(&moment, NULL);
-    }
+    EVENTUALLY(5000, LOAD(server.stalled) == 1);
     ST(PAR_OK, par_stream_cancel(s, "enough", PAR_NTS, &E));
     while (par_stream_wait(s, 10000, &event, NULL, &E) == PAR_OK) par_free(event);
     par_stream_free(s);
     finish(rt);
-    CHECK_INT(1, LOAD(server.left));
+    EVENTUALLY(5000, LOAD(server.left) == 1);
     close_server(&server);
 }
 
