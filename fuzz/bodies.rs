@@ -243,7 +243,11 @@ impl DeltaSink for Told {
     }
 
     fn warning(&mut self, code: &str, _: &str) {
-        self.differs |= matches!(code, "stream_differs" | "answer_restarted");
+        self.differs |= code == "stream_differs";
+        if code == "answer_restarted" {
+            // What was told before is void.
+            (self.text, self.calls) = Default::default();
+        }
     }
 
     fn rate_limit(&mut self, _: &str, _: Map<String, Value>) {}
