@@ -144,6 +144,24 @@ fn a_real_server_streams_answers_and_tool_calls() {
 }
 
 #[test]
+fn a_real_server_holds_an_answer_to_its_schema() {
+    let Some(server) = Server::start(&[]) else { return };
+    let config = json!({"llm_providers": {"llama": {"type": "custom", "quirks": {"json_schema": true},
+                                                    "base_url": format!("http://127.0.0.1:{}/v1", server.port)}}});
+    let runtime = support::create(&config.to_string()).unwrap();
+    let model = json!({"provider": "llama", "model_name": "tiny", "max_tokens": 60, "temperature": 0});
+    runtime.register_agent(&json!({"id": "a", "model": model}).to_string()).unwrap();
+    // Nothing but the schema could make a model of random weights say this; and not a word of it is in the prompt.
+    let schema = json!({"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"],
+                        "additionalProperties": false});
+    let request = json!({"agent": "a", "input": "Hello", "response_schema": schema, "output_mode": "native",
+                         "max_repair_attempts": 0});
+    let result: Value = serde_json::from_str(&runtime.invoke(&request.to_string(), None).unwrap()).unwrap();
+    let colour = &result["output"]["colour"];
+    assert!(colour == "red" || colour == "blue", "{result}");
+}
+
+#[test]
 fn a_real_server_embeds() {
     let Some(server) = Server::start(&["--embeddings", "--pooling", "mean"]) else { return };
     let config = json!({"llm_providers": {"llama": {"type": "custom", "base_url": format!("http://127.0.0.1:{}/v1", server.port)}},
