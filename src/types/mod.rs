@@ -7,6 +7,7 @@
 mod cancel;
 mod error;
 mod event;
+mod event_kind;
 mod ids;
 mod message;
 mod money;
@@ -16,7 +17,8 @@ mod usage;
 
 pub use cancel::Cancel;
 pub use error::{Category, Error, ProviderDetail, Result, Status};
-pub use event::{Containment, Envelope, EventBody, EventKind, Piece, RunResult, ToolCallRecord};
+pub use event::{Containment, Envelope, EventBody, Piece, RunResult, ToolCallRecord};
+pub use event_kind::EventKind;
 pub use ids::{AgentId, RunId, Scope, SessionId, ToolCallId};
 pub use message::{
     CachePoint, CacheTtl, FinishReason, Media, MediaSource, Message, Opaque, Part, ToolCall, ToolResult, ToolSpec,
