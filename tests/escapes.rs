@@ -307,3 +307,38 @@ fn a_folder_that_is_swapped_meanwhile_leads_nowhere() {
     scene.check_outside();
     assert!(reached > 0, "the folder was never seen in its place: nothing was tested");
 }
+
+#[test]
+fn the_runtimes_own_database_is_not_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("notes.txt"), "needle").unwrap();
+    std::os::unix::fs::symlink("par.db", folder.path().join("link")).unwrap();
+    let calls: Vec<Value> = ["par.db", "par.db-wal", "par.db-locks", "./par.db", "link"]
+        .iter()
+        .flat_map(|path| {
+            [
+                json!({"name": "read", "input": {"path": path}}),
+                json!({"name": "write", "input": {"path": path, "content": "gone"}}),
+                json!({"name": "edit", "input": {"path": path, "edits": [{"old": "SQLite", "new": "gone"}]}}),
+            ]
+        })
+        .collect();
+    let refused = calls.len();
+    let turns = json!([{"tool_calls": calls}, {"tool_calls": [{"name": "read", "input": {"path": "notes.txt"}}]}, {"text": "done"}]);
+    let runtime = support::create(
+        &json!({"workspace": folder.path(), "persistence": {"type": "sqlite", "path": folder.path().join("par.db")},
+                "llm_providers": {"mock": {"type": "mock", "turns": turns}}})
+        .to_string(),
+    )
+    .unwrap();
+    runtime.register_agent(r#"{"id": "a", "model": "mock/m", "tools": ["read", "write", "edit"]}"#).unwrap();
+    let stream = runtime.stream(r#"{"agent": "a", "input": "go"}"#).unwrap();
+    let events = support::client::events(&stream);
+    let results: Vec<_> = events.iter().filter(|event| event["type"] == "tool_result").collect();
+    for result in &results[..refused] {
+        assert_eq!(result["is_error"], true, "{result}");
+    }
+    assert_eq!(results[refused]["is_error"], false, "{}", results[refused]);
+    let verified = runtime.call("store.verify", "{}", None).unwrap();
+    assert_eq!(verified, r#"{"ok":true,"problems":[]}"#);
+}

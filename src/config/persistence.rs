@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 /// Where what outlives a run is kept: `"noop"`, `"sqlite:par.db"`, `"sqlite::memory:"`, or an object with `type`.
 #[derive(Clone, Debug, JsonSchema)]
@@ -27,6 +28,20 @@ impl Default for Persistence {
 }
 
 impl Persistence {
+    /// The files that are the runtime's own, at their real paths: no tool of an agent may touch them.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let Self::Sqlite { path } = self else { return Vec::new() };
+        let path = Path::new(path);
+        let (Some(name), Ok(whole)) = (path.file_name(), std::path::absolute(path)) else { return Vec::new() };
+        let folder = whole.parent().map(|folder| folder.canonicalize().unwrap_or_else(|_| folder.to_owned()));
+        let named = |suffix: &str| {
+            let mut name = name.to_owned();
+            name.push(suffix);
+            folder.as_deref().unwrap_or(Path::new("/")).join(name)
+        };
+        ["", "-wal", "-shm", "-journal", "-locks"].map(named).into()
+    }
+
     fn from_short(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "noop" => Ok(Self::Noop),

@@ -148,7 +148,7 @@ impl Runtime {
             limits: &limits,
             owner: &id,
         })?);
-        let workspace = Arc::new(WorkspaceSlot::new(config.workspace.as_ref())?);
+        let workspace = Arc::new(WorkspaceSlot::new(config.workspace.as_ref(), config.persistence.files())?);
         let helpers = Helpers::default();
         let shell = Arc::new(Shell::new(config.shell.clone(), config.bash_confirm.clone()));
         let web = Arc::new(Web::new(config.web.clone(), trusted_tls, Arc::new(System)));

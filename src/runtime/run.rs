@@ -182,7 +182,9 @@ impl Core {
         let prompt = Prompt::of_request(&setup, &self.id, &variables, &at("variables"))?;
         let has_chosen_id = request.run_id.is_some();
         let workspace = match &request.workspace {
-            Some(config) => Some(Arc::new(Workspace::open(config, &at("workspace"))?)),
+            Some(config) => {
+                Some(Arc::new(Workspace::open(config, &at("workspace"), &self.config.persistence.files())?))
+            }
             None => None,
         };
         let run_id = request.run_id.take().unwrap_or_else(RunId::generate);

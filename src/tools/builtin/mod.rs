@@ -295,7 +295,7 @@ mod tests {
     fn every_tool_can_be_made_and_its_schema_says_what_each_argument_is() {
         let kit = Kit {
             store: Arc::new(Store::in_memory(&Limits::default())),
-            workspace: Arc::new(WorkspaceSlot::new(None).unwrap()),
+            workspace: Arc::new(WorkspaceSlot::new(None, Vec::new()).unwrap()),
             helpers: Helpers::default(),
             shell: Arc::new(Shell::new(Default::default(), Default::default())),
             web: Arc::new(Web::new(

@@ -82,8 +82,8 @@ fn hard_link(path: &str, names: u64) -> ToolFailure {
 }
 
 impl Workspace {
-    /// Opens a folder. `path` is where the configuration was given.
-    pub fn open(config: &WorkspaceConfig, path: &str) -> Result<Self> {
+    /// Opens a folder. `path` is where the configuration was given; `own` are the runtime's own files, which no tool touches.
+    pub fn open(config: &WorkspaceConfig, path: &str, own: &[PathBuf]) -> Result<Self> {
         let failed = |error: &io::Error| {
             Error::new(Status::Io, format!("the workspace {:?} cannot be opened: {error}", config.root))
                 .with_path(path.to_owned())
@@ -91,7 +91,7 @@ impl Workspace {
         };
         let root = config.root.canonicalize().map_err(|error| failed(&error))?;
         let dir = Dir::open_ambient_dir(&root, ambient_authority()).map_err(|error| failed(&error))?;
-        let protected = Protected::new(&root);
+        let protected = Protected::new(&root, own);
         if let Some(place) = protected.contains_root(&root) {
             return Err(Error::schema(
                 path.to_owned(),
@@ -241,21 +241,23 @@ impl Workspace {
 /// The folder of a runtime, opened when it is first needed.
 pub struct WorkspaceSlot {
     config: WorkspaceConfig,
+    /// The runtime's own files.
+    own: Vec<PathBuf>,
     opened: OnceLock<Arc<Workspace>>,
 }
 
 impl WorkspaceSlot {
     /// The configured folder, opened at once, so that a wrong one is known at once; without one the current folder, when
     /// it is first needed.
-    pub fn new(config: Option<&WorkspaceConfig>) -> Result<Self> {
+    pub fn new(config: Option<&WorkspaceConfig>, own: Vec<PathBuf>) -> Result<Self> {
         match config {
             Some(config) => {
-                let workspace = Workspace::open(config, "config.workspace")?;
-                Ok(Self { config: config.clone(), opened: OnceLock::from(Arc::new(workspace)) })
+                let workspace = Workspace::open(config, "config.workspace", &own)?;
+                Ok(Self { config: config.clone(), own, opened: OnceLock::from(Arc::new(workspace)) })
             }
             None => {
                 let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
-                Ok(Self { config: WorkspaceConfig::at(here), opened: OnceLock::new() })
+                Ok(Self { config: WorkspaceConfig::at(here), own, opened: OnceLock::new() })
             }
         }
     }
@@ -265,7 +267,7 @@ impl WorkspaceSlot {
         if let Some(workspace) = run.or_else(|| self.opened.get()) {
             return Ok(Arc::clone(workspace));
         }
-        let opened = Workspace::open(&self.config, "config.workspace")
+        let opened = Workspace::open(&self.config, "config.workspace", &self.own)
             .map_err(|error| ToolFailure::new(error.message()).with_code("workspace_unknown"))?;
         Ok(Arc::clone(self.opened.get_or_init(|| Arc::new(opened))))
     }

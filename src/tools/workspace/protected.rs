@@ -17,17 +17,20 @@ pub struct Protected {
     places: Vec<PathBuf>,
     /// Those that lie in the workspace, relative to its root.
     below: Vec<PathBuf>,
+    /// The runtime's own files that lie in the workspace, relative to its root.
+    own: Vec<PathBuf>,
 }
 
 impl Protected {
-    /// The places, seen from a workspace.
-    pub fn new(root: &Path) -> Self {
+    /// The places, seen from a workspace. `own`: the runtime's own files.
+    pub fn new(root: &Path, own: &[PathBuf]) -> Self {
         let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
         let home = home.map(|home| home.canonicalize().unwrap_or(home));
         let of_the_user = home.iter().flat_map(|home| OF_THE_USER.iter().map(|place| home.join(place)));
         let places: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).chain(of_the_user).collect();
         let below = places.iter().filter_map(|place| place.strip_prefix(root).ok()).map(Path::to_owned).collect();
-        Self { places, below }
+        let own = own.iter().filter_map(|file| file.strip_prefix(root).ok()).map(Path::to_owned).collect();
+        Self { places, below, own }
     }
 
     /// The place that the workspace itself is in.
@@ -43,13 +46,16 @@ impl Protected {
 
     /// Whether none is in the workspace.
     pub fn is_empty(&self) -> bool {
-        self.below.is_empty()
+        self.below.is_empty() && self.own.is_empty()
     }
 
     /// Why a path, relative to the root, is protected.
     pub fn reason(&self, relative: &Path, access: Access) -> Option<&'static str> {
         if self.below.iter().any(|place| relative.starts_with(place)) {
             return Some("it is the system's, or holds keys");
+        }
+        if self.own.iter().any(|file| relative == file) {
+            return Some("it is the runtime's own database");
         }
         // Hooks and settings in it are run by whoever uses the repository next.
         let is_git = |part: std::path::Component<'_>| part.as_os_str().eq_ignore_ascii_case(".git");
