@@ -273,7 +273,7 @@ static int open_at_once(const char *runtime_keys, const char *agent_keys) {
     tool(rt, "add", NULL);
     agent_and(rt, "a", fmt(",'tools':['add']%s", agent_keys));
     s = start(rt, GO);
-    while (open < 2 && (event = next(s, 150)) != NULL)
+    while (open < 2 && (event = next(s, slack(150))) != NULL)
         if (is(event, "tool_call")) tokens[open++] = token_of(event);
     for (i = 0; i < open; i++) ST(PAR_OK, par_tool_complete(rt, tokens[i], "3", PAR_NTS, &E));
     CHECK_SAID("done", record(rt, s, "3"));

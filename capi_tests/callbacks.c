@@ -483,6 +483,7 @@ TEST(free_from_within) {
     par_stream_t *s;
     p.rt = echoing();
     s = start(p.rt, GO);
+    until(s, "completed"); /* what follows is the next run's doing */
     ST(PAR_OK, par_on_wakeup(p.rt, free_inside, (uintptr_t)&p, destroyed, &E));
     ST(PAR_OK, par_on_event(p.rt, free_inside, (uintptr_t)&p, NULL, &E));
     par_stream_free(start(p.rt, GO));
