@@ -21,7 +21,7 @@ use tokio::sync::{Notify, oneshot};
 
 /// How long the writer waits for more before it writes what nobody waits for.
 const LINGER: Duration = Duration::from_millis(2);
-/// How long it waits before it tries again what failed; doubled each time, up to the second.
+/// How long it waits before it tries again what failed; doubled each time, from the first of these up to the second.
 const RETRY: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(2)];
 /// How long closing tries to write what could not be written.
 const LAST_TRIES: Duration = Duration::from_secs(5);
@@ -233,7 +233,8 @@ impl Writer {
         written.await.unwrap_or_else(|_| Err(ended()))
     }
 
-    /// Does something with the database in the writer's place, after what was said before.
+    /// Does something with the database in the writer's place, between two transactions. Who needs what was said before to be
+    /// written says [`Writer::flush`] first.
     pub async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         job: impl FnOnce(&dyn Backend) -> Result<T> + Send + 'static,

@@ -56,16 +56,12 @@ impl Builtin for FetchUrl {
 
     async fn run<'a>(&'a self, Input { url, max_length }: Input, _: Invocation<'a>) -> Result<Output, ToolFailure> {
         let page = self.web.get(&url).await?;
-        let mut content = page.text();
-        let end = content.char_indices().nth(max_length).map(|(at, _)| at);
-        if let Some(end) = end {
-            content.truncate(end);
-        }
+        let (content, is_cut) = page.text_up_to(max_length);
         Ok(Output {
             status: page.status,
             content,
             content_length: page.body.len(),
-            truncated: end.is_some() || page.is_cut,
+            truncated: is_cut || page.is_cut,
             url: page.url.into(),
         })
     }

@@ -68,12 +68,8 @@ impl Builtin for ReadWebpage {
             true => readable(&page.text(), max_length, cancel)
                 .ok_or_else(|| ToolFailure::new("it was cancelled while the page was read")),
             false => {
-                let mut text = page.text();
-                let end = text.char_indices().nth(max_length).map(|(at, _)| at);
-                if let Some(end) = end {
-                    text.truncate(end);
-                }
-                Ok(Readable { title: String::new(), text, is_cut: end.is_some() })
+                let (text, is_cut) = page.text_up_to(max_length);
+                Ok(Readable { title: String::new(), text, is_cut })
             }
         };
         let read = self.helpers.run(&call.cancel, work).await?;

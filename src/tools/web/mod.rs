@@ -207,6 +207,16 @@ impl Page {
         encoding.decode(&self.body).0.into_owned()
     }
 
+    /// The first characters of its text, and whether there are more.
+    pub fn text_up_to(&self, characters: usize) -> (String, bool) {
+        let mut text = self.text();
+        let end = text.char_indices().nth(characters).map(|(at, _)| at);
+        if let Some(end) = end {
+            text.truncate(end);
+        }
+        (text, end.is_some())
+    }
+
     /// Whether it is a page of the web in the narrow sense.
     pub fn is_html(&self) -> bool {
         match self.media_type.as_str() {
