@@ -1,8 +1,8 @@
 //! What a database must be able to do. `tests/store.rs` holds every one to the same suite.
 
 use super::record::{
-    Cutoffs, DeadLetter, EventFilter, Listed, Page, Problem, Pruned, RunFilter, SessionCommit, SessionInfo, SessionKey,
-    StoreSize, StoredRun, StoredSession, Unfinished,
+    Cutoffs, DeadLetter, EventFilter, Head, HeadFilter, HeadKey, Listed, Page, Problem, Pruned, RunFilter,
+    SessionCommit, SessionInfo, SessionKey, StoreSize, StoredRun, StoredSession, Unfinished,
 };
 use super::run_log::RunWrite;
 use super::{BlobId, EventBlock};
@@ -29,6 +29,10 @@ pub enum Item {
     },
     /// An event that could not be delivered.
     DeadLetter(Box<DeadLetter>),
+    /// A small state, whatever was there before.
+    Head(Box<Head>),
+    /// A small state is needed no more.
+    NoHead(HeadKey),
 }
 
 /// What keeps others from working on a session, until it is dropped.
@@ -74,6 +78,9 @@ pub trait Backend: Send + Sync {
     /// Ends a run that nobody will resume. False if it has ended, or its runtime lives.
     fn abandon(&self, run_id: &RunId, error: &str, at_ms: u64) -> Result<bool>;
 
+    /// Replaces a small state if it still has the version before `head.version` (0: if there is none). False if it has not.
+    fn replace_head(&self, head: &Head) -> Result<bool>;
+
     /// Removes dead letters, once they were delivered.
     fn remove_dead_letters(&self, ids: &[i64]) -> Result<u64>;
 
@@ -110,6 +117,14 @@ pub trait Backend: Send + Sync {
 
     /// Whether the runtime of this name lives, in this process or another.
     fn is_alive<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<bool>>;
+
+    // ---- small states
+
+    /// One small state.
+    fn head<'a>(&'a self, key: &'a HeadKey) -> BoxFuture<'a, Result<Option<Head>>>;
+
+    /// Small states, by their names; at most `most`.
+    fn heads<'a>(&'a self, filter: &'a HeadFilter, most: usize) -> BoxFuture<'a, Result<Vec<Head>>>;
 
     // ---- the rest
 

@@ -22,8 +22,9 @@ pub use backend::{Backend, Item, Load, SessionLock};
 pub use blob::BlobId;
 pub use block::{BlockHead, EventBlock};
 pub use record::{
-    CallRecord, Cutoffs, DeadLetter, EventFilter, Listed, Page, Problem, Pruned, RunBegin, RunEnd, RunFilter,
-    RunStatus, SessionCommit, SessionInfo, SessionKey, StoreSize, StoredRun, StoredSession, Unfinished,
+    CallRecord, Cutoffs, DeadLetter, EventFilter, Head, HeadFilter, HeadKey, HeadKind, Listed, Page, Problem, Pruned,
+    RunBegin, RunEnd, RunFilter, RunStatus, SessionCommit, SessionInfo, SessionKey, StoreSize, StoredRun,
+    StoredSession, Unfinished,
 };
 pub use run_log::{RunLog, RunWrite};
 pub use session::{Prefix, Session};

@@ -228,6 +228,63 @@ pub struct Listed<T> {
     pub next: Option<i64>,
 }
 
+/// What a head is the state of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HeadKind {
+    /// A call that waits for somebody's word.
+    Approval,
+    /// A workflow between two steps.
+    Workflow,
+}
+
+impl HeadKind {
+    /// As it is stored.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Approval => "approval",
+            Self::Workflow => "workflow",
+        }
+    }
+}
+
+/// A small state: its name is unique within its kind and scope.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HeadKey {
+    /// Of what.
+    pub kind: HeadKind,
+    /// Whose.
+    pub scope: Scope,
+    /// Its name.
+    pub name: String,
+}
+
+/// A small state that is replaced as a whole. It stays until it is removed; one that belongs to a run, as long as that is
+/// stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Which.
+    pub key: HeadKey,
+    /// The run that it belongs to.
+    pub run_id: Option<RunId>,
+    /// One more with each replacement, from 1 on.
+    pub version: u64,
+    /// The state, as JSON.
+    pub body: String,
+    /// When it was last replaced.
+    pub updated_at_ms: u64,
+}
+
+/// Which heads are wanted.
+#[derive(Clone, Debug)]
+pub struct HeadFilter {
+    /// Of this kind.
+    pub kind: HeadKind,
+    /// Of this scope alone.
+    pub scope: Option<Scope>,
+    /// Of this run alone.
+    pub run_id: Option<RunId>,
+}
+
 /// What is wrong with what is stored, as `store.verify` tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Problem {

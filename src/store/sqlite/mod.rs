@@ -16,8 +16,8 @@ mod write;
 
 use super::backend::{Backend, Item, Load, SessionLock};
 use super::record::{
-    Cutoffs, DeadLetter, EventFilter, Listed, Page, Problem, Pruned, RunFilter, SessionInfo, SessionKey, StoreSize,
-    StoredRun, Unfinished,
+    Cutoffs, DeadLetter, EventFilter, Head, HeadFilter, HeadKey, Listed, Page, Problem, Pruned, RunFilter, SessionInfo,
+    SessionKey, StoreSize, StoredRun, Unfinished,
 };
 use super::{BlobId, EventBlock};
 use crate::types::{AgentId, Error, Result, RunId, SessionId, Status};
@@ -144,6 +144,10 @@ impl Backend for Sqlite {
         }
     }
 
+    fn replace_head(&self, head: &Head) -> Result<bool> {
+        self.write(|writer| writer.replace_head(head))
+    }
+
     fn remove_dead_letters(&self, ids: &[i64]) -> Result<u64> {
         self.write(|writer| writer.remove_dead_letters(ids))
     }
@@ -209,6 +213,14 @@ impl Backend for Sqlite {
 
     fn is_alive<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<bool>> {
         ready!(self.lives(owner))
+    }
+
+    fn head<'a>(&'a self, key: &'a HeadKey) -> BoxFuture<'a, Result<Option<Head>>> {
+        ready!(self.read(|connection| read::head(connection, key)))
+    }
+
+    fn heads<'a>(&'a self, filter: &'a HeadFilter, most: usize) -> BoxFuture<'a, Result<Vec<Head>>> {
+        ready!(self.read(|connection| read::heads(connection, filter, most)))
     }
 
     fn events<'a>(&'a self, filter: &'a EventFilter, page: Page) -> BoxFuture<'a, Result<Vec<(i64, EventBlock)>>> {

@@ -2,8 +2,8 @@
 
 use super::super::backend::Load;
 use super::super::record::{
-    CallRecord, DeadLetter, EventFilter, Listed, Page, RunBegin, RunFilter, RunStatus, SessionInfo, SessionKey,
-    StoredRun, StoredSession, Unfinished,
+    CallRecord, DeadLetter, EventFilter, Head, HeadFilter, HeadKey, HeadKind, Listed, Page, RunBegin, RunFilter,
+    RunStatus, SessionInfo, SessionKey, StoredRun, StoredSession, Unfinished,
 };
 use super::super::{BlobId, BlockHead, EventBlock};
 use super::failed;
@@ -147,6 +147,33 @@ pub fn unfinished(connection: &Connection, run_id: &RunId) -> Result<Option<Unfi
         Ok(Some(Unfinished { begin, last_seq, chain, from, entries, calls }))
     };
     read().map_err(failed)
+}
+
+const HEAD: &str = "SELECT name, scope, run_id, version, body, updated_at_ms FROM heads";
+
+fn stored_head(row: &Row<'_>, kind: HeadKind) -> rusqlite::Result<Head> {
+    Ok(Head {
+        key: HeadKey { kind, scope: Scope::from(row.get::<_, String>(1)?), name: row.get(0)? },
+        run_id: row.get::<_, Option<String>>(2)?.map(RunId::from),
+        version: unsigned(row, 3)?,
+        body: row.get(4)?,
+        updated_at_ms: unsigned(row, 5)?,
+    })
+}
+
+pub fn head(connection: &Connection, key: &HeadKey) -> Result<Option<Head>> {
+    let query = format!("{HEAD} WHERE kind = ? AND scope = ? AND name = ?");
+    let names = params![key.kind.name(), key.scope.as_str(), key.name];
+    Ok(collect(connection, &query, names, |row| stored_head(row, key.kind))?.pop())
+}
+
+pub fn heads(connection: &Connection, filter: &HeadFilter, most: usize) -> Result<Vec<Head>> {
+    let mut wanted = Wanted::new();
+    wanted.add("kind = ?", filter.kind.name());
+    wanted.add_some("scope = ?", filter.scope.as_ref().map(|scope| scope.as_str().to_owned()));
+    wanted.add_some("run_id = ?", filter.run_id.as_ref().map(|run| run.as_str().to_owned()));
+    let query = format!("{HEAD} WHERE {} ORDER BY name LIMIT {most}", wanted.conditions());
+    collect(connection, &query, wanted.values().as_slice(), |row| stored_head(row, filter.kind))
 }
 
 pub fn events(connection: &Connection, filter: &EventFilter, page: Page) -> Result<Vec<(i64, EventBlock)>> {

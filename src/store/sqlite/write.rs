@@ -1,7 +1,7 @@
 //! Writing: the writer's one connection.
 
 use super::super::backend::Item;
-use super::super::record::{DeadLetter, RunStatus, SessionCommit, SessionKey};
+use super::super::record::{DeadLetter, Head, HeadKey, RunStatus, SessionCommit, SessionKey};
 use super::super::run_log::RunWrite;
 use super::super::{EventBlock, no_such_entry, session_exists};
 use super::failed;
@@ -53,6 +53,8 @@ impl WriteConnection {
                         .and_then(|mut insert| insert.execute(params![id.bytes(), &**content, number(*at_ms)]))
                         .map(drop),
                     Item::DeadLetter(letter) => insert_dead_letter(transaction, letter),
+                    Item::Head(head) => put_head(transaction, head),
+                    Item::NoHead(key) => remove_head(transaction, key),
                 }
                 .map_err(failed)?;
             }
@@ -158,6 +160,23 @@ impl WriteConnection {
         })
     }
 
+    pub fn replace_head(&mut self, head: &Head) -> Result<bool> {
+        self.transaction(true, |transaction| {
+            let replace = || -> rusqlite::Result<bool> {
+                let version: Option<i64> = transaction
+                    .prepare_cached("SELECT version FROM heads WHERE kind = ? AND scope = ? AND name = ?")?
+                    .query_row(names(&head.key), |row| row.get(0))
+                    .optional()?;
+                let is_next = version.unwrap_or(0) + 1 == number(head.version);
+                if is_next {
+                    put_head(transaction, head)?;
+                }
+                Ok(is_next)
+            };
+            replace().map_err(failed)
+        })
+    }
+
     pub fn remove_dead_letters(&mut self, ids: &[i64]) -> Result<u64> {
         self.transaction(true, |transaction| {
             let mut removed = 0;
@@ -231,6 +250,9 @@ fn write_run(transaction: &Transaction<'_>, run: &RunWrite) -> rusqlite::Result<
 
 /// What was only of use to go on with.
 fn forget_steps(transaction: &Transaction<'_>, run: i64) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached("DELETE FROM heads WHERE run_id = (SELECT run_id FROM runs WHERE id = ?)")?
+        .execute([run])?;
     transaction.prepare_cached("DELETE FROM run_entries WHERE run = ?")?.execute([run])?;
     transaction.prepare_cached("DELETE FROM calls WHERE run = ?")?.execute([run])?;
     Ok(())
@@ -343,6 +365,29 @@ fn insert_dead_letter(transaction: &Transaction<'_>, letter: &DeadLetter) -> rus
             number(letter.at_ms),
             letter.event.to_string()
         ])?;
+    Ok(())
+}
+
+fn names(key: &HeadKey) -> [&str; 3] {
+    [key.kind.name(), key.scope.as_str(), &key.name]
+}
+
+fn put_head(transaction: &Transaction<'_>, head: &Head) -> rusqlite::Result<()> {
+    let Head { key, run_id, version, body, updated_at_ms } = head;
+    let [kind, scope, name] = names(key);
+    let run_id = run_id.as_ref().map(RunId::as_str);
+    transaction
+        .prepare_cached(
+            "INSERT INTO heads (kind, scope, name, run_id, version, body, updated_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?) \
+             ON CONFLICT DO UPDATE SET run_id = excluded.run_id, version = excluded.version, body = excluded.body, \
+             updated_at_ms = excluded.updated_at_ms",
+        )?
+        .execute(params![kind, scope, name, run_id, number(*version), body, number(*updated_at_ms)])?;
+    Ok(())
+}
+
+fn remove_head(transaction: &Transaction<'_>, key: &HeadKey) -> rusqlite::Result<()> {
+    transaction.prepare_cached("DELETE FROM heads WHERE kind = ? AND scope = ? AND name = ?")?.execute(names(key))?;
     Ok(())
 }
 
