@@ -22,6 +22,44 @@ fn sqlite() -> Place {
     Place { persistence: json!({"type": "sqlite", "path": path}), folder }
 }
 
+/// Holds every backend to the same.
+macro_rules! suite {
+    ($($name:ident,)*) => {
+        mod on_sqlite {
+            $(#[test]
+            fn $name() {
+                super::$name(super::sqlite());
+            })*
+        }
+
+        mod on_postgres {
+            $(#[test]
+            fn $name() {
+                if let Some(place) = super::postgres() {
+                    super::$name(place);
+                }
+            })*
+        }
+    };
+}
+
+suite! {
+    a_session_goes_on_after_a_restart,
+    the_stored_events_are_those_of_the_stream,
+    events_are_found_by_type_time_session_and_page,
+    nothing_of_one_scope_is_seen_from_another,
+    a_session_is_forked_exported_and_made,
+    one_run_at_a_time_has_a_session,
+    a_run_id_names_one_run_for_ever,
+    what_is_written_at_the_end_keeps_nobody_waiting,
+}
+
+/// A schema of its own on a real server; none if there is no server to be had.
+fn postgres() -> Option<Place> {
+    let persistence = support::postgres::shared()?.persistence();
+    Some(Place { persistence, folder: TempDir::new().unwrap() })
+}
+
 impl Place {
     fn open_with(&self, turns: Value, extra: Value) -> Runtime {
         let mut config = json!({"persistence": self.persistence,
@@ -60,9 +98,7 @@ fn assert_whole(runtime: &Runtime) {
     assert_eq!(call(runtime, "store.verify", json!({})).unwrap(), json!({"ok": true, "problems": []}));
 }
 
-#[test]
-fn a_session_goes_on_after_a_restart() {
-    let place = sqlite();
+fn a_session_goes_on_after_a_restart(place: Place) {
     for (turn, durability) in ["async", "sync", "exit", "async"].into_iter().enumerate() {
         let runtime = place.open(json!([{"expect": {"messages": 2 * turn + 1}, "text": "ok"}]));
         let request = json!({"agent": "a", "input": format!("turn {turn}"), "session": "s", "durability": durability});
@@ -80,9 +116,7 @@ fn a_session_goes_on_after_a_restart() {
     assert_eq!(statuses, ["completed"; 4]);
 }
 
-#[test]
-fn the_stored_events_are_those_of_the_stream() {
-    let place = sqlite();
+fn the_stored_events_are_those_of_the_stream(place: Place) {
     let turns = json!([{"reasoning": "Hm. Well.", "text": "one two three", "tool_calls": [{"id": "c", "name": "t", "input": {}}]},
                        {"text": "done and done"}]);
     let runtime = place.open(turns);
@@ -128,9 +162,7 @@ fn the_stored_events_are_those_of_the_stream() {
     assert_whole(&runtime);
 }
 
-#[test]
-fn events_are_found_by_type_time_session_and_page() {
-    let place = sqlite();
+fn events_are_found_by_type_time_session_and_page(place: Place) {
     let runtime = place.open(Value::Null);
     for (session, input) in [("x", "one"), ("y", "two"), ("x", "three")] {
         invoke(&runtime, json!({"agent": "a", "input": input, "session": session})).unwrap();
@@ -165,9 +197,7 @@ fn events_are_found_by_type_time_session_and_page() {
     assert!(call(&runtime, "events.export", json!({"path": path})).is_err());
 }
 
-#[test]
-fn nothing_of_one_scope_is_seen_from_another() {
-    let place = sqlite();
+fn nothing_of_one_scope_is_seen_from_another(place: Place) {
     let runtime = place.open(Value::Null);
     for scope in ["t1", "t2"] {
         let request =
@@ -191,9 +221,7 @@ fn nothing_of_one_scope_is_seen_from_another() {
     assert_whole(&runtime);
 }
 
-#[test]
-fn a_session_is_forked_exported_and_made() {
-    let place = sqlite();
+fn a_session_is_forked_exported_and_made(place: Place) {
     let runtime = place.open(Value::Null);
     for input in ["one", "two"] {
         invoke(&runtime, json!({"agent": "a", "input": input, "session": "s"})).unwrap();
@@ -220,9 +248,7 @@ fn a_session_is_forked_exported_and_made() {
     assert_whole(&runtime);
 }
 
-#[test]
-fn one_run_at_a_time_has_a_session() {
-    let place = sqlite();
+fn one_run_at_a_time_has_a_session(place: Place) {
     let runtime = place.open(json!([{"text": "slow", "delay_ms": 100}]));
     let other = place.open(Value::Null);
     let stream = runtime.stream(r#"{"agent": "a", "input": "go", "session": "s"}"#).unwrap();
@@ -245,9 +271,7 @@ fn one_run_at_a_time_has_a_session() {
     assert_eq!(session["messages"].as_array().unwrap().len(), 6);
 }
 
-#[test]
-fn a_run_id_names_one_run_for_ever() {
-    let place = sqlite();
+fn a_run_id_names_one_run_for_ever(place: Place) {
     let request = json!({"agent": "a", "input": "x", "run_id": "mine"});
     let runtime = place.open(Value::Null);
     invoke(&runtime, request.clone()).unwrap();
@@ -286,9 +310,7 @@ fn databases_of_every_version_are_opened() {
     assert_eq!(opened, par::store::SQLITE_SCHEMA, "a database of each version is kept");
 }
 
-#[test]
-fn what_is_written_at_the_end_keeps_nobody_waiting() {
-    let place = sqlite();
+fn what_is_written_at_the_end_keeps_nobody_waiting(place: Place) {
     let calls = json!([{"name": "echo", "input": {"text": "x"}}]);
     let mut turns: Vec<Value> = (0..30).map(|_| json!({"tool_calls": calls})).collect();
     turns.push(json!({"text": "done"}));

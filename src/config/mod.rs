@@ -44,7 +44,7 @@ pub use middleware::{
 pub use mock::{MockConfig, MockError, MockExpect, MockScope, MockToolCall, MockTurn};
 pub use models::{Modality, ModelProfile, Price, StructuredOutput};
 pub use pattern::Pattern;
-pub use persistence::{Durability, Persistence, RetentionConfig, WriterConfig};
+pub use persistence::{Durability, Persistence, PostgresConfig, RetentionConfig, WriterConfig};
 pub use provider::{
     ANTHROPIC_URL, AnthropicConfig, ApiKind, BreakerConfig, CustomConfig, GEMINI_URL, GeminiConfig, OLLAMA_URL,
     OPENAI_URL, OllamaConfig, OpenAiConfig, ProviderConfig, RequestFormat, RetryConfig, ServerConfig, TimeoutConfig,

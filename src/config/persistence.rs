@@ -1,5 +1,6 @@
 //! Where sessions, events and runs are kept, how safely, and for how long.
 
+use super::Secret;
 use crate::types::{Error, Result};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -7,7 +8,8 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Where what outlives a run is kept: `"noop"`, `"sqlite:par.db"`, `"sqlite::memory:"`, or an object with `type`.
+/// Where what outlives a run is kept: `"noop"`, `"sqlite:par.db"`, `"sqlite::memory:"`, `"postgres://user@host/database"`, or
+/// an object with `type`.
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(tag = "type", rename_all = "snake_case")]
 pub enum Persistence {
@@ -19,6 +21,8 @@ pub enum Persistence {
         /// the working directory.
         path: String,
     },
+    /// In a PostgreSQL database, which runtimes of several processes and machines may share.
+    Postgres(PostgresConfig),
 }
 
 impl Default for Persistence {
@@ -30,7 +34,10 @@ impl Default for Persistence {
 impl Persistence {
     /// The files that are the runtime's own, at their real paths: no tool of an agent may touch them.
     pub fn files(&self) -> Vec<PathBuf> {
-        let Self::Sqlite { path } = self else { return Vec::new() };
+        let path = match self {
+            Self::Sqlite { path } => path,
+            Self::Noop | Self::Postgres(_) => return Vec::new(),
+        };
         let path = Path::new(path);
         let (Some(name), Ok(whole)) = (path.file_name(), std::path::absolute(path)) else { return Vec::new() };
         let folder = whole.parent().map(|folder| folder.canonicalize().unwrap_or_else(|_| folder.to_owned()));
@@ -47,7 +54,11 @@ impl Persistence {
             None if text == "noop" => Ok(Self::Noop),
             None if text == "sqlite" => Ok(Self::default()),
             Some(("sqlite", path)) => Self::sqlite(path.strip_prefix("//").unwrap_or(path)),
-            Some(_) | None => Err(format!("expected \"noop\", \"sqlite:<file>\" or \"sqlite::memory:\", got {text:?}")),
+            Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(PostgresConfig::at(text.to_owned()))),
+            // Not repeated: it may be a database's address, with its password.
+            Some(_) | None => {
+                Err("expected \"noop\", \"sqlite:<file>\", \"sqlite::memory:\" or \"postgres://…\"".to_owned())
+            }
         }
     }
 
@@ -59,12 +70,96 @@ impl Persistence {
     }
 }
 
+/// A PostgreSQL database.
+#[derive(Clone, Debug, PartialEq, JsonSchema)]
+pub struct PostgresConfig {
+    /// `postgres://user:password@host:5432/database?sslmode=verify-full`, as libpq has it (PostgreSQL documentation, 34.1.1.2). Of its
+    /// parameters: `sslmode`, `sslrootcert`, `application_name`, `connect_timeout`, `options`, `target_session_attrs`,
+    /// `hostaddr`, `keepalives`…, several hosts. A connection that is pooled by transaction does not do.
+    pub url: Secret,
+    /// The password, where the URL has none. Default: the environment variable `PGPASSWORD`, if it is set.
+    pub password: Option<Secret>,
+    /// The schema that the tables are in, made if it is not there. Default `par`.
+    pub schema: String,
+    /// Connections for reading, at most, 1 to 1000; writing and listening have one each. Default 4.
+    pub pool_size: usize,
+    /// Seconds after which a runtime that has not been heard of is taken for dead: its sessions are free, and its runs are
+    /// interrupted. 0.1 to 3600. Default 15.
+    pub lease_seconds: f64,
+}
+
+impl PostgresConfig {
+    /// The database at this address.
+    fn at(url: String) -> Self {
+        Self { url: Secret::Literal(url), password: None, schema: "par".into(), pool_size: 4, lease_seconds: 15.0 }
+    }
+
+    /// Refuses what makes no sense.
+    fn check(self) -> Result<Self, String> {
+        let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        let starts_well =
+            !self.schema.starts_with(|first: char| first.is_ascii_digit()) && !self.schema.starts_with("pg_");
+        if !(1..=48).contains(&self.schema.len()) || !self.schema.bytes().all(is_name) || !starts_well {
+            return Err(format!("{:?} cannot be a schema: 1 to 48 of a to z, 0 to 9 and _ are, not pg_…", self.schema));
+        }
+        if !(1..=1_000).contains(&self.pool_size) {
+            return Err("pool_size is 1 to 1000".into());
+        }
+        if !(0.1..=3_600.0).contains(&self.lease_seconds) {
+            return Err("lease_seconds is 0.1 to 3600".into());
+        }
+        Ok(self)
+    }
+}
+
 /// The object form. Which keys belong to which type is said here, not by a variant, since the type has a bare form, too.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Shape {
     r#type: Kind,
     path: Option<String>,
+    url: Option<Secret>,
+    password: Option<Secret>,
+    schema: Option<String>,
+    pool_size: Option<usize>,
+    lease_seconds: Option<f64>,
+}
+
+impl Shape {
+    /// The first key that is given and belongs to another type.
+    fn stray(&self) -> Option<&'static str> {
+        let is_postgres = self.r#type == Kind::Postgres;
+        let given = [
+            ("path", self.path.is_some(), self.r#type == Kind::Sqlite),
+            ("url", self.url.is_some(), is_postgres),
+            ("password", self.password.is_some(), is_postgres),
+            ("schema", self.schema.is_some(), is_postgres),
+            ("pool_size", self.pool_size.is_some(), is_postgres),
+            ("lease_seconds", self.lease_seconds.is_some(), is_postgres),
+        ];
+        given.into_iter().find(|(_, is_given, belongs)| *is_given && !belongs).map(|(key, ..)| key)
+    }
+
+    fn read(self) -> Result<Persistence, String> {
+        if let Some(key) = self.stray() {
+            return Err(format!("this type has no {key:?}"));
+        }
+        match self.r#type {
+            Kind::Noop => Ok(Persistence::Noop),
+            Kind::Sqlite => self.path.map_or_else(|| Ok(Persistence::default()), |path| Persistence::sqlite(&path)),
+            Kind::Postgres => {
+                let usual = PostgresConfig::at(String::new());
+                let config = PostgresConfig {
+                    url: self.url.ok_or("a postgres database needs its \"url\"")?,
+                    password: self.password,
+                    schema: self.schema.unwrap_or(usual.schema),
+                    pool_size: self.pool_size.unwrap_or(usual.pool_size),
+                    lease_seconds: self.lease_seconds.unwrap_or(usual.lease_seconds),
+                };
+                config.check().map(Persistence::Postgres)
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -72,6 +167,7 @@ struct Shape {
 enum Kind {
     Noop,
     Sqlite,
+    Postgres,
 }
 
 impl<'de> Deserialize<'de> for Persistence {
@@ -81,7 +177,7 @@ impl<'de> Deserialize<'de> for Persistence {
             type Value = Persistence;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"noop\", \"sqlite:<file>\", or an object with \"type\"")
+                f.write_str("\"noop\", \"sqlite:<file>\", \"postgres://…\", or an object with \"type\"")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Persistence, E> {
@@ -91,12 +187,7 @@ impl<'de> Deserialize<'de> for Persistence {
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Persistence, A::Error> {
                 use serde::de::Error as _;
                 let shape = Shape::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                match (shape.r#type, shape.path) {
-                    (Kind::Noop, None) => Ok(Persistence::Noop),
-                    (Kind::Noop, Some(_)) => Err(A::Error::custom("\"noop\" has no path")),
-                    (Kind::Sqlite, None) => Ok(Persistence::default()),
-                    (Kind::Sqlite, Some(path)) => Persistence::sqlite(&path).map_err(A::Error::custom),
-                }
+                shape.read().map_err(A::Error::custom)
             }
         }
         deserializer.deserialize_struct("persistence", &[], PersistenceVisitor)

@@ -7,6 +7,7 @@ use super::driver::DriverPool;
 use super::providers::build_provider;
 use super::runs::Runs;
 use super::scope::Scope;
+use super::threads;
 use super::workers::Workers;
 use crate::agent::{Account, Agents, Ledger, Spent};
 use crate::approval::ApprovalDesk;
@@ -17,7 +18,7 @@ use crate::config::{
 use crate::events::{Bounds, Hub, LogSubscriber, Queue};
 use crate::llm::{HttpPool, Provider, Recorder, trusted_tls};
 use crate::middleware::Chain;
-use crate::store::{DeadLetter, Store, StoreConfig};
+use crate::store::{DeadLetter, Process, Store, StoreConfig};
 use crate::tools::builtin::{Builtins, Kit};
 use crate::tools::shell::Shell;
 use crate::tools::web::{System, Web};
@@ -139,6 +140,7 @@ impl Runtime {
         let limits = config.limits.clone();
         let inbox_bounds = Bounds { events: limits.inbox_queue_events, bytes: usize::MAX };
         let id = crate::types::RunId::generate().to_string();
+        let log = Arc::<LogSubscriber>::default();
         let store = Arc::new(Store::open(&StoreConfig {
             persistence: &config.persistence,
             durability: config.durability,
@@ -147,6 +149,13 @@ impl Runtime {
             retention: config.retention,
             limits: &limits,
             owner: &id,
+            process: Process {
+                begin_thread: {
+                    let log = Arc::clone(&log);
+                    Arc::new(move || threads::adopt(&log))
+                },
+                trusted_tls,
+            },
         })?);
         let workspace = Arc::new(WorkspaceSlot::new(config.workspace.as_ref(), config.persistence.files())?);
         let helpers = Helpers::default();
@@ -179,7 +188,7 @@ impl Runtime {
             store,
             desk: Arc::default(),
             hub: Arc::default(),
-            log: Arc::default(),
+            log,
             inbox: Arc::new(Queue::new(inbox_bounds)),
             callbacks: Arc::new(Callbacks::new(limits.callback_queue_events)),
             runs: Arc::new(Runs::new(limits.max_runs, limits.finished_runs)),

@@ -84,6 +84,9 @@ pub trait Backend: Send + Sync {
     /// Removes dead letters, once they were delivered.
     fn remove_dead_letters(&self, ids: &[i64]) -> Result<u64>;
 
+    /// Gives back what keeps others from sessions and runs. Nothing is asked of it afterwards.
+    fn close(&self);
+
     // ---- sessions
 
     /// Waits until no other process works on the session.

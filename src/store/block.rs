@@ -66,6 +66,46 @@ pub fn hash(head: &BlockHead, body: &[u8], chain: &[u8; 32]) -> [u8; 32] {
     hasher.finalize().into()
 }
 
+/// Follows the blocks of one run, and tells where its chain is broken.
+#[derive(Debug, Default)]
+pub struct ChainCheck {
+    /// The number of the last event, and the hash of its block.
+    last: Option<(u64, [u8; 32])>,
+}
+
+impl ChainCheck {
+    /// Looks at the next block.
+    pub fn next(&mut self, block: &EventBlock) -> std::result::Result<(), String> {
+        let head = &block.head;
+        let before = match self.last {
+            Some((_, hash)) => Some(hash),
+            // The run's first, unless those before were too old.
+            None => (head.first_seq == 1).then_some([0; 32]),
+        };
+        let is_next = self.last.is_none_or(|(seq, _)| head.first_seq == seq + 1);
+        self.last = Some((head.last_seq, block.hash));
+        if !is_next || head.last_seq < head.first_seq {
+            return Err(format!("events before {} are missing", head.first_seq));
+        }
+        let is_blank = block.body.is_empty();
+        if let Some(before) = before.filter(|_| !is_blank)
+            && hash(head, &block.body, &before) != block.hash
+        {
+            return Err(format!(
+                "events {} to {} were changed, or those before them are missing",
+                head.first_seq, head.last_seq
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether the run ends as it should. A run without any block may be one whose blocks were too old.
+    pub fn end(self, last_seq: u64, chain: &[u8; 32]) -> Option<String> {
+        let (seq, hash) = self.last?;
+        (seq != last_seq || hash != *chain).then(|| format!("its events end with {seq} and should end with {last_seq}"))
+    }
+}
+
 /// The lines of a block.
 pub fn lines(body: &[u8]) -> Result<Vec<u8>> {
     /// No block is larger; a damaged length must not take all memory.

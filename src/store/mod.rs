@@ -11,6 +11,8 @@ mod backend;
 mod blob;
 mod block;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod record;
 mod run_log;
 mod session;
@@ -21,6 +23,8 @@ mod writer;
 pub use backend::{Backend, Item, Load, SessionLock};
 pub use blob::BlobId;
 pub use block::{BlockHead, EventBlock};
+#[cfg(feature = "postgres")]
+pub use postgres::Postgres;
 pub use record::{
     CallRecord, Cutoffs, DeadLetter, EventFilter, Head, HeadFilter, HeadKey, HeadKind, Listed, Page, Problem, Pruned,
     RunBegin, RunEnd, RunFilter, RunStatus, SessionCommit, SessionInfo, SessionKey, StoreSize, StoredRun,
@@ -72,6 +76,33 @@ pub struct StoreConfig<'a> {
     pub limits: &'a Limits,
     /// The runtime's name, which nothing else ever had.
     pub owner: &'a str,
+    /// What the store needs of the process it is in.
+    pub process: Process,
+}
+
+/// What a store needs of the process it is in.
+#[derive(Clone)]
+pub struct Process {
+    /// To be called first on every thread.
+    pub begin_thread: ThreadStart,
+    /// Makes a TLS configuration that trusts whom the machine trusts.
+    pub trusted_tls: fn() -> Result<rustls::ClientConfig>,
+}
+
+/// See [`Process::begin_thread`].
+pub type ThreadStart = Arc<dyn Fn() + Send + Sync>;
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Process")
+    }
+}
+
+impl Process {
+    /// Threads that begin with nothing, and no TLS: for what is in memory.
+    fn none() -> Self {
+        Self { begin_thread: Arc::new(|| ()), trusted_tls: || Err(Error::internal("there is no TLS here")) }
+    }
 }
 
 /// How the store is doing; part of `par_runtime_info`.
@@ -118,6 +149,14 @@ impl Store {
         let backend: Option<Arc<dyn Backend>> = match config.persistence {
             Persistence::Noop => None,
             Persistence::Sqlite { path } => Some(Arc::new(Sqlite::open(path, config.owner)?)),
+            #[cfg(feature = "postgres")]
+            Persistence::Postgres(database) => Some(Arc::new(Postgres::open(database, config.owner, &config.process)?)),
+            #[cfg(not(feature = "postgres"))]
+            Persistence::Postgres(_) => {
+                return Err(Error::new(Status::Unsupported, "this library was built without PostgreSQL")
+                    .with_path("config.persistence")
+                    .with_hint("build it with the feature \"postgres\""));
+            }
         };
         Ok(Self::with_backend(backend, config))
     }
@@ -128,7 +167,12 @@ impl Store {
         let most = if backend.is_some() { limits.cached_sessions } else { limits.max_sessions };
         let retention = Retention { events_seconds: config.event_retention_seconds, rest: config.retention };
         let durable = backend.clone().map(|backend| Durable {
-            writer: Writer::new(Arc::clone(&backend), config.writer, retention),
+            writer: Writer::new(
+                Arc::clone(&backend),
+                config.writer,
+                retention,
+                Arc::clone(&config.process.begin_thread),
+            ),
             backend,
             durability: config.durability,
         });
@@ -148,6 +192,7 @@ impl Store {
                 retention: RetentionConfig::default(),
                 limits,
                 owner: "",
+                process: Process::none(),
             },
         )
     }

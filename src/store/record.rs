@@ -98,6 +98,8 @@ pub struct RunEnd {
 pub struct SessionCommit {
     /// Which.
     pub key: SessionKey,
+    /// The version that it continues; 0 for a new session.
+    pub after: u64,
     /// Larger than that of any state before.
     pub version: u64,
     /// What is known besides what was said, as JSON.

@@ -7,10 +7,10 @@ use super::block::{BlockHead, EventBlock};
 use super::record::{CallRecord, RunBegin, RunEnd};
 use super::writer::{Urgency, Writer};
 use crate::config::Durability;
-use crate::types::{Changes, Envelope, EventKind, Piece, Result, ToolCallId, ToolResult, now_ms};
+use crate::types::{Changes, Envelope, Error, EventKind, Piece, Result, ToolCallId, ToolResult, now_ms};
 use parking_lot::Mutex;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// See the module's head. Shared by the run, its events and the writer.
 pub struct RunLog {
@@ -19,6 +19,8 @@ pub struct RunLog {
     writer: Arc<Writer>,
     /// The number of its row, once it has one.
     row: AtomicI64,
+    /// Why nothing of it is written any more.
+    lost: OnceLock<Error>,
     state: Mutex<State>,
 }
 
@@ -107,6 +109,17 @@ impl RunWrite {
         self.log.row.load(Ordering::Acquire)
     }
 
+    /// It was not written, and nothing of the run will be any more: somebody else has gone on with it, or with its session.
+    pub fn lose(&self, why: Error) {
+        // The first reason is the reason.
+        let _ = self.log.lost.set(why);
+    }
+
+    /// Whether somebody else has gone on with it, or with its session.
+    pub fn is_lost(&self) -> bool {
+        self.log.lost.get().is_some()
+    }
+
     /// Its row has this number. Said again when the first transaction failed.
     pub fn has_row(&self, row: i64) {
         self.log.row.store(row, Ordering::Release);
@@ -116,13 +129,18 @@ impl RunWrite {
 impl RunLog {
     /// The log of a run that begins.
     pub fn new(begin: RunBegin, durability: Durability, writer: Arc<Writer>) -> Arc<Self> {
-        Arc::new(Self { begin, durability, writer, row: AtomicI64::new(0), state: Mutex::default() })
+        Self::with_state(begin, durability, writer, State::default())
     }
 
     /// The log of a run that goes on: its row is there, and its last block has this hash.
     pub fn resumed(begin: RunBegin, durability: Durability, writer: Arc<Writer>, chain: [u8; 32]) -> Arc<Self> {
         let state = State { is_made: true, chain, ..State::default() };
-        Arc::new(Self { begin, durability, writer, row: AtomicI64::new(0), state: Mutex::new(state) })
+        Self::with_state(begin, durability, writer, state)
+    }
+
+    fn with_state(begin: RunBegin, durability: Durability, writer: Arc<Writer>, state: State) -> Arc<Self> {
+        let (row, lost) = (AtomicI64::new(0), OnceLock::new());
+        Arc::new(Self { begin, durability, writer, row, lost, state: Mutex::new(state) })
     }
 
     /// The run as it began.
@@ -185,13 +203,13 @@ impl RunLog {
         let is_once = call.effect == "once";
         self.state.lock().calls.push(call);
         match (self.durability, is_once) {
-            (Durability::Sync, _) => self.writer.commit(self, true).await,
-            (Durability::Async, true) => self.writer.commit(self, false).await,
+            (Durability::Sync, _) => self.commit(true).await,
+            (Durability::Async, true) => self.commit(false).await,
             (Durability::Async, false) => {
                 self.soon();
-                Ok(())
+                self.check()
             }
-            (Durability::Exit, _) => Ok(()),
+            (Durability::Exit, _) => self.check(),
         }
     }
 
@@ -216,8 +234,8 @@ impl RunLog {
     /// A step is done. With the durability `sync` it is on the disk when this returns.
     pub async fn step(self: &Arc<Self>) -> Result<()> {
         match self.durability {
-            Durability::Sync => self.writer.commit(self, true).await,
-            Durability::Async | Durability::Exit => Ok(()),
+            Durability::Sync => self.commit(true).await,
+            Durability::Async | Durability::Exit => self.check(),
         }
     }
 
@@ -225,12 +243,22 @@ impl RunLog {
     pub async fn end(self: &Arc<Self>, end: RunEnd) -> Result<()> {
         self.state.lock().end = Some(end);
         match self.durability {
-            Durability::Sync | Durability::Exit => self.writer.commit(self, true).await,
+            Durability::Sync | Durability::Exit => self.commit(true).await,
             Durability::Async => {
                 self.soon();
-                Ok(())
+                self.check()
             }
         }
+    }
+
+    /// Fails if somebody else has gone on with the run, or with its session.
+    fn check(&self) -> Result<()> {
+        self.lost.get().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    async fn commit(self: &Arc<Self>, durable: bool) -> Result<()> {
+        self.writer.commit(self, durable).await?;
+        self.check()
     }
 
     /// Whether more may be told at once.

@@ -215,6 +215,7 @@ impl SessionLease {
         let has_backend = self.lock.is_some();
         let commit = SessionCommit {
             key: self.key,
+            after: self.version,
             version,
             head: if has_backend { serde_json::to_string(&self.working).unwrap_or_default() } else { String::new() },
             changes: if has_backend { self.working.transcript.take_changes() } else { None },

@@ -5,6 +5,7 @@
 //! nothing is lost: it is tried again until it succeeds, whoever waits for it is told, and [`Writer::check`] refuses new
 //! runs meanwhile.
 
+use super::ThreadStart;
 use super::backend::{Backend, Item};
 use super::record::{Cutoffs, Pruned};
 use super::run_log::RunLog;
@@ -48,6 +49,8 @@ struct Queue {
     durable: bool,
     closing: bool,
     closed: bool,
+    /// Whether the database was told that nothing more comes.
+    is_given_back: bool,
 }
 
 impl Queue {
@@ -66,6 +69,7 @@ pub struct Writer {
     work: Condvar,
     ended: Condvar,
     started: AtomicBool,
+    begin_thread: ThreadStart,
     /// Events that wait.
     waiting: AtomicUsize,
     room: Notify,
@@ -120,7 +124,12 @@ pub struct Counts {
 
 impl Writer {
     /// The writer of this database. It begins with the first thing to write.
-    pub fn new(backend: Arc<dyn Backend>, config: WriterConfig, retention: Retention) -> Arc<Self> {
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        config: WriterConfig,
+        retention: Retention,
+        begin_thread: ThreadStart,
+    ) -> Arc<Self> {
         Arc::new(Self {
             backend,
             config,
@@ -129,6 +138,7 @@ impl Writer {
             work: Condvar::new(),
             ended: Condvar::new(),
             started: AtomicBool::new(false),
+            begin_thread,
             waiting: AtomicUsize::new(0),
             room: Notify::new(),
             health: Mutex::default(),
@@ -267,7 +277,10 @@ impl Writer {
         }
         if !self.started.swap(true, Ordering::AcqRel) {
             let writer = Arc::clone(self);
-            let spawned = std::thread::Builder::new().name("par-store".into()).spawn(move || writer.work());
+            let spawned = std::thread::Builder::new().name("par-store".into()).spawn(move || {
+                (writer.begin_thread)();
+                writer.work();
+            });
             if let Err(error) = spawned {
                 self.started.store(false, Ordering::Release);
                 *self.health.lock() = Some(
@@ -296,7 +309,11 @@ impl Writer {
             }
         }
         queue.closed = true;
+        let is_last = !std::mem::replace(&mut queue.is_given_back, true);
         drop(queue);
+        if is_last {
+            self.backend.close();
+        }
         self.check()
     }
 

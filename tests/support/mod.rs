@@ -14,6 +14,7 @@
 
 pub mod client;
 pub mod openai;
+pub mod postgres;
 mod reply;
 mod server;
 pub mod told;

@@ -1,6 +1,6 @@
 //! Looking after a database: what is wrong with it, what is too old, and a copy of it.
 
-use super::super::block;
+use super::super::block::ChainCheck;
 use super::super::record::{Cutoffs, Problem, Pruned, StoreSize};
 use super::super::session::Session;
 use super::super::{Load, SessionKey};
@@ -144,7 +144,7 @@ fn verify_events(connection: &Connection, problems: &mut Vec<Problem>) -> Result
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
         };
         let (run, run_id, last_seq, chain) = read().map_err(failed)?;
-        let mut check = ChainCheck::new();
+        let mut check = ChainCheck::default();
         let mut rows = blocks.query([run]).map_err(failed)?;
         let mut wrong = None;
         while let Some(row) = rows.next().map_err(failed)? {
@@ -153,7 +153,7 @@ fn verify_events(connection: &Connection, problems: &mut Vec<Problem>) -> Result
                 wrong.get_or_insert(problem);
             }
         }
-        let wrong = wrong.or_else(|| check.end(u64::try_from(last_seq).unwrap_or(0), &chain, first.is_none()));
+        let wrong = wrong.or_else(|| check.end(u64::try_from(last_seq).unwrap_or(0), &chain));
         problems.extend(wrong.map(|message| Problem { part: "events", id: Some(run_id), message }));
         if problems.len() >= MOST_PROBLEMS {
             return Ok(());
@@ -170,53 +170,6 @@ fn verify_events(connection: &Connection, problems: &mut Vec<Problem>) -> Result
         });
     }
     Ok(())
-}
-
-/// Follows one run's chain.
-struct ChainCheck {
-    seq: Option<u64>,
-    hash: Option<[u8; 32]>,
-}
-
-impl ChainCheck {
-    fn new() -> Self {
-        Self { seq: None, hash: None }
-    }
-
-    fn next(&mut self, block: &block::EventBlock) -> std::result::Result<(), String> {
-        let head = &block.head;
-        let before = match self.hash {
-            Some(hash) => Some(hash),
-            // The run's first, unless those before were too old.
-            None => (head.first_seq == 1).then_some([0; 32]),
-        };
-        let is_next = self.seq.is_none_or(|seq| head.first_seq == seq + 1);
-        self.seq = Some(head.last_seq);
-        self.hash = Some(block.hash);
-        if !is_next || head.last_seq < head.first_seq {
-            return Err(format!("events before {} are missing", head.first_seq));
-        }
-        let is_blank = block.body.is_empty();
-        if let Some(before) = before.filter(|_| !is_blank)
-            && block::hash(head, &block.body, &before) != block.hash
-        {
-            return Err(format!(
-                "events {} to {} were changed, or those before them are missing",
-                head.first_seq, head.last_seq
-            ));
-        }
-        Ok(())
-    }
-
-    fn end(self, last_seq: u64, chain: &[u8; 32], all_pruned: bool) -> Option<String> {
-        match (self.seq, self.hash) {
-            (Some(seq), Some(hash)) if seq != last_seq || hash != *chain => {
-                Some(format!("its events end with {seq} and should end with {last_seq}"))
-            }
-            (None, _) if last_seq > 0 && !all_pruned => None,
-            _ => None,
-        }
-    }
 }
 
 /// Every session can be read, and has as many entries as it says.

@@ -152,6 +152,10 @@ impl Backend for Sqlite {
         self.write(|writer| writer.remove_dead_letters(ids))
     }
 
+    fn close(&self) {
+        // The locks go with the files.
+    }
+
     fn lock_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<SessionLock>> {
         Box::pin(async move {
             let mut delay = LOCK_DELAYS[0];

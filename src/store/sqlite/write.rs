@@ -307,7 +307,7 @@ fn insert_block(transaction: &Transaction<'_>, run: i64, block: &EventBlock) -> 
 }
 
 fn commit_session(transaction: &Transaction<'_>, commit: &SessionCommit) -> rusqlite::Result<()> {
-    let SessionCommit { key, version, head, changes, messages, at_ms } = commit;
+    let SessionCommit { key, after: _, version, head, changes, messages, at_ms } = commit;
     let entries = changes.as_ref().map(|changes| number(changes.len() as u64));
     let session: i64 = transaction
         .prepare_cached(
