@@ -2,11 +2,14 @@
 
 mod support;
 
+use par::config::{Persistence, RuntimeConfig};
 use par::runtime::Runtime;
+use par::store::{Backend, Head, HeadFilter, HeadKey, HeadKind, Item, Postgres, Process, SessionKey, Sqlite};
 use par::types::{Error, Status};
 use pretty_assertions::assert_eq;
 use serde_json::{Value, json};
 use std::path::Path;
+use std::sync::Arc;
 use support::client::{events, types};
 use tempfile::TempDir;
 
@@ -44,6 +47,11 @@ macro_rules! suite {
 }
 
 suite! {
+    small_states_have_versions,
+    who_has_a_session_keeps_others_away,
+    runs_are_adopted_or_abandoned_once,
+    an_approval_outlives_its_process,
+    a_clock_that_jumps_back_harms_nothing,
     a_session_goes_on_after_a_restart,
     the_stored_events_are_those_of_the_stream,
     events_are_found_by_type_time_session_and_page,
@@ -78,6 +86,34 @@ impl Place {
 
     fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Changes rows as another program could.
+    fn sql(&self, sql: &str) {
+        match self.persistence["type"].as_str().unwrap() {
+            "sqlite" => {
+                let connection = rusqlite::Connection::open(self.persistence["path"].as_str().unwrap()).unwrap();
+                connection.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+                connection.execute_batch(sql).unwrap();
+            }
+            _ => {
+                let server = support::postgres::shared().unwrap();
+                server.sql(self.persistence["schema"].as_str().unwrap(), sql);
+            }
+        }
+    }
+
+    /// All that was under way is somebody's who lives no more.
+    fn set_owner(&self, owner: &str) {
+        self.sql(&format!("UPDATE runs SET owner = '{owner}' WHERE status = 'running'"));
+    }
+
+    /// All that is stored happened so much later.
+    fn shift_clock(&self, ms: i64) {
+        self.sql(&format!(
+            "UPDATE sessions SET version = version + {ms}, created_at_ms = created_at_ms + {ms}, updated_at_ms = updated_at_ms + {ms}; \
+             UPDATE runs SET started_at_ms = started_at_ms + {ms}, ended_at_ms = ended_at_ms + {ms}"
+        ));
     }
 }
 
@@ -284,6 +320,223 @@ fn a_run_id_names_one_run_for_ever(place: Place) {
     assert_whole(&runtime);
 }
 
+/// The database itself, below any runtime, opened by a runtime of this name.
+fn backend(place: &Place, owner: &str) -> Arc<dyn Backend> {
+    let parsed: RuntimeConfig =
+        RuntimeConfig::from_json(&json!({"persistence": place.persistence}).to_string()).unwrap();
+    match &parsed.persistence {
+        Persistence::Sqlite { path } => Arc::new(Sqlite::open(path, owner).unwrap()),
+        Persistence::Postgres(config) => {
+            let process = Process { begin_thread: Arc::new(|| ()), trusted_tls: || panic!("no TLS is needed") };
+            Arc::new(Postgres::open(config, owner, &process).unwrap())
+        }
+        Persistence::Noop => unreachable!("it keeps nothing"),
+    }
+}
+
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn small_states_have_versions(place: Place) {
+    let backend = backend(&place, "me");
+    let key = |kind, scope: &str, name: &str| HeadKey { kind, scope: scope.into(), name: name.into() };
+    let head = |key: HeadKey, version: u64, body: &str| Head {
+        key,
+        run_id: Some("r".into()),
+        version,
+        body: body.into(),
+        updated_at_ms: 7,
+    };
+    let one = key(HeadKind::Workflow, "", "one");
+    assert!(!backend.replace_head(&head(one.clone(), 2, "{}")).unwrap(), "there is no first version");
+    assert!(backend.replace_head(&head(one.clone(), 1, "{}")).unwrap());
+    assert!(!backend.replace_head(&head(one.clone(), 1, "[]")).unwrap(), "the first version is there");
+    // Of several that want to be the next, one is.
+    let next: Vec<bool> =
+        (0..3).map(|at| backend.replace_head(&head(one.clone(), 2, &at.to_string())).unwrap()).collect();
+    assert_eq!(next, [true, false, false]);
+    assert_eq!(wait(backend.head(&one)).unwrap(), Some(head(one.clone(), 2, "0")));
+    // Others of its name are others.
+    for other in [key(HeadKind::Approval, "", "one"), key(HeadKind::Workflow, "tenant", "one")] {
+        assert_eq!(wait(backend.head(&other)).unwrap(), None);
+    }
+    let many = ["b", "a", "C"].map(|name| Item::Head(Box::new(head(key(HeadKind::Approval, "tenant", name), 1, "1"))));
+    backend.write(&many, true).unwrap();
+    let filter = |scope: Option<&str>, run_id: Option<&str>, name: Option<&str>| HeadFilter {
+        kind: HeadKind::Approval,
+        scope: scope.map(Into::into),
+        run_id: run_id.map(Into::into),
+        name: name.map(Into::into),
+    };
+    let names = |filter: HeadFilter, most: usize| -> Vec<String> {
+        wait(backend.heads(&filter, most)).unwrap().into_iter().map(|head| head.key.name).collect()
+    };
+    assert_eq!(names(filter(None, None, None), 10), ["C", "a", "b"]);
+    assert_eq!(names(filter(None, None, None), 2), ["C", "a"]);
+    assert_eq!(names(filter(Some("other"), None, None), 10), [""; 0]);
+    assert_eq!(names(filter(None, Some("q"), None), 10), [""; 0]);
+    assert_eq!(names(filter(Some("tenant"), Some("r"), Some("a")), 10), ["a"]);
+    backend.write(&[Item::NoHead(key(HeadKind::Approval, "tenant", "a"))], true).unwrap();
+    assert_eq!(names(filter(None, None, None), 10), ["C", "b"]);
+    backend.close();
+}
+
+fn who_has_a_session_keeps_others_away(place: Place) {
+    let (mine, theirs) = (backend(&place, "me"), backend(&place, "they"));
+    let key = |scope: &str, id: &str| SessionKey { scope: scope.into(), id: id.into() };
+    wait(async {
+        let lock = mine.try_lock_session(&key("", "s")).await.unwrap().expect("it is free");
+        assert!(theirs.try_lock_session(&key("", "s")).await.unwrap().is_none());
+        for other in [key("tenant", "s"), key("", "t")] {
+            assert!(theirs.try_lock_session(&other).await.unwrap().is_some(), "{other:?} is another session");
+        }
+        let waiting = tokio::spawn({
+            let theirs = Arc::clone(&theirs);
+            async move { theirs.lock_session(&SessionKey { scope: "".into(), id: "s".into() }).await.unwrap() }
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(!waiting.is_finished());
+        drop(lock);
+        let theirs_now = waiting.await.unwrap();
+        assert!(mine.try_lock_session(&key("", "s")).await.unwrap().is_none());
+        drop(theirs_now);
+        assert!(mine.is_alive("they").await.unwrap() && !mine.is_alive("nobody").await.unwrap());
+        // What a runtime leaves behind keeps nobody waiting.
+        let left = theirs.lock_session(&key("", "left")).await.unwrap();
+        tokio::task::spawn_blocking(move || {
+            theirs.close();
+            drop((left, theirs));
+        })
+        .await
+        .unwrap();
+        let _free = mine.lock_session(&key("", "left")).await.unwrap();
+        assert!(!mine.is_alive("they").await.unwrap());
+    });
+    mine.close();
+}
+
+/// Turns in which a tool is called that waits for the host, and one more.
+fn tool_turns() -> Value {
+    json!([{"tool_calls": [{"id": "c", "name": "t", "input": {}}]}, {"text": "done"}])
+}
+
+/// A runtime that dies with its run under way, as far as another one can see: it is leaked, and its name is the dead's.
+fn left_behind(place: &Place, tool: Value, until: &str) -> Vec<Value> {
+    let runtime = place.open(tool_turns());
+    runtime.register_tool(&tool.to_string()).unwrap();
+    runtime.register_agent(r#"{"id": "b", "model": "mock/m", "tools": ["t"]}"#).unwrap();
+    let stream = runtime.stream(r#"{"agent": "b", "input": "go", "run_id": "r"}"#).unwrap();
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|event: &Value| event["type"] != until) {
+        seen.push(support::client::next(&stream).expect("the run goes on"));
+    }
+    call(&runtime, "store.info", json!({})).unwrap();
+    place.set_owner("dead");
+    std::mem::forget((runtime, stream));
+    seen
+}
+
+fn runs_are_adopted_or_abandoned_once(place: Place) {
+    left_behind(&place, json!({"name": "t", "description": "A tool."}), "tool_call");
+    let (mine, theirs) = (backend(&place, "me"), backend(&place, "they"));
+    let run = "r".into();
+    let orphans = wait(mine.orphans(None)).unwrap();
+    assert_eq!(orphans.iter().map(|run| run.run_id.as_str()).collect::<Vec<_>>(), ["r"]);
+    assert!(wait(mine.orphans(Some(&"other".into()))).unwrap().is_empty());
+    let unfinished = wait(mine.unfinished(&run)).unwrap().expect("it has not ended");
+    assert_eq!((&*unfinished.begin.owner, unfinished.calls.len()), ("dead", 1));
+    assert!(mine.adopt(&run, "dead", "me").unwrap());
+    assert!(!theirs.adopt(&run, "dead", "they").unwrap(), "somebody else was first");
+    assert!(!theirs.adopt(&run, "me", "they").unwrap(), "it lives");
+    assert!(!theirs.abandon(&run, "{}", 5).unwrap(), "it lives");
+    assert!(mine.adopt(&run, "me", "me").unwrap(), "the answer to the first adoption was lost");
+    mine.close();
+    drop(mine);
+    assert!(theirs.abandon(&run, r#"{"code": "abandoned"}"#, 5).unwrap());
+    assert!(!theirs.abandon(&run, "{}", 6).unwrap(), "it has ended");
+    let ended = wait(theirs.run("", &run)).unwrap().unwrap();
+    assert_eq!((ended.status.name(), ended.ended_at_ms), ("failed", Some(5)));
+    assert!(wait(theirs.unfinished(&run)).unwrap().is_none());
+    theirs.close();
+}
+
+fn an_approval_outlives_its_process(place: Place) {
+    let tool = json!({"name": "t", "description": "A tool.", "permission": "confirm"});
+    for (decision, told) in
+        [(json!("approve"), "the result"), (json!({"type": "reject", "reason": "not today"}), "not today")]
+    {
+        let asked = left_behind(&place, tool.clone(), "approval_request");
+        let id = asked.last().unwrap()["approval_id"].as_str().unwrap().to_owned();
+        let runtime = place.open(tool_turns());
+        let listed = call(&runtime, "approvals.list", json!({})).unwrap();
+        assert_eq!(listed["items"][0]["approval_id"], id, "{listed}");
+        let resolve =
+            |decision: Value| call(&runtime, "approvals.resolve", json!({"approval_id": id, "decision": decision}));
+        assert!(resolve(json!({"type": "maybe"})).is_err());
+        // Also by the other way in.
+        runtime.approval_resolve(&id, &decision.to_string()).unwrap();
+        assert_eq!(resolve(json!("approve")).unwrap_err().status(), Status::NotFound, "it was answered");
+        assert_eq!(call(&runtime, "approvals.list", json!({})).unwrap()["items"], json!([]));
+        runtime.register_tool(&tool.to_string()).unwrap();
+        runtime.register_agent(r#"{"id": "b", "model": "mock/m", "tools": ["t"]}"#).unwrap();
+        let stream = runtime.call_start("runs.resume", r#"{"run_id": "r"}"#).unwrap();
+        let mut seen = Vec::new();
+        while let Some(event) = support::client::next(&stream) {
+            if let Some(token) = event["token"].as_u64() {
+                runtime.tool_complete(token, r#""the result""#).unwrap();
+            }
+            seen.push(event);
+        }
+        assert!(!types(&seen).contains(&"approval_request"), "{seen:?}");
+        let resolved = seen.iter().find(|event| event["type"] == "approval_resolved").unwrap();
+        assert_eq!(resolved["approval_id"], id);
+        let result = seen.iter().find(|event| event["type"] == "tool_result").unwrap();
+        assert!(result["content"].as_str().unwrap().contains(told), "{result}");
+        assert_eq!(types(&seen).last(), Some(&"completed"));
+        assert_whole(&runtime);
+        // So that its name is free again.
+        call(&runtime, "store.prune", json!({"events_seconds": 0, "runs_seconds": 0, "sessions_seconds": 0})).unwrap();
+        close(runtime);
+    }
+    // Not answered in time: it is asked again, under the same name.
+    let asked = left_behind(&place, tool.clone(), "approval_request");
+    let runtime = place.open(tool_turns());
+    runtime.register_tool(&tool.to_string()).unwrap();
+    runtime.register_agent(r#"{"id": "b", "model": "mock/m", "tools": ["t"]}"#).unwrap();
+    let stream = runtime.call_start("runs.resume", r#"{"run_id": "r"}"#).unwrap();
+    let again = std::iter::from_fn(|| support::client::next(&stream)).find(|event| event["type"] == "approval_request");
+    assert_eq!(again.unwrap()["approval_id"], asked.last().unwrap()["approval_id"]);
+    let listed = call(&runtime, "approvals.list", json!({})).unwrap();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
+}
+
+fn a_clock_that_jumps_back_harms_nothing(place: Place) {
+    let runtime = place.open(Value::Null);
+    for input in ["one", "two"] {
+        invoke(&runtime, json!({"agent": "a", "input": input, "session": "s"})).unwrap();
+    }
+    close(runtime);
+    // As if all of it had happened under a clock that was ten days ahead, and has been set right since.
+    place.shift_clock(864_000_000);
+    let runtime = place.open(Value::Null);
+    for input in ["three", "four"] {
+        invoke(&runtime, json!({"agent": "a", "input": input, "session": "s"})).unwrap();
+    }
+    let other = place.open(Value::Null);
+    invoke(&other, json!({"agent": "a", "input": "five", "session": "s"})).unwrap();
+    let session = call(&other, "sessions.get", json!({"session": "s"})).unwrap();
+    let texts: Vec<_> =
+        session["messages"].as_array().unwrap().iter().map(|message| &message["parts"][0]["text"]).collect();
+    assert_eq!(texts, ["one", "one", "two", "two", "three", "three", "four", "four", "five", "five"]);
+    let events = call(&other, "events.query", json!({"types": ["completed"]})).unwrap();
+    let order: Vec<_> = events["items"].as_array().unwrap().iter().map(|event| &event["text"]).collect();
+    assert_eq!(order, ["one", "two", "three", "four", "five"], "in the order in which they were committed");
+    assert_eq!(call(&other, "sessions.list", json!({})).unwrap()["items"][0]["messages"], 10);
+    call(&other, "store.prune", json!({})).unwrap();
+    assert_eq!(call(&other, "runs.list", json!({})).unwrap()["items"].as_array().unwrap().len(), 5);
+}
+
 #[test]
 fn databases_of_every_version_are_opened() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/store");
@@ -295,7 +548,10 @@ fn databases_of_every_version_are_opened() {
         }
         let place = sqlite();
         std::fs::copy(&old, place.path().join("par.db")).unwrap();
-        let runtime = place.open(Value::Null);
+        // However old they are by now.
+        let for_ever =
+            json!({"event_retention_seconds": 1e11, "retention": {"runs_seconds": null, "blobs_seconds": null}});
+        let runtime = place.open_with(Value::Null, for_ever);
         assert_whole(&runtime);
         let session = call(&runtime, "sessions.get", json!({"session": "s"})).unwrap();
         assert_eq!(session["messages"][1]["parts"][0]["text"], "Good.");

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 fn open(path: &Path, keys: Value) -> Runtime {
@@ -246,58 +246,4 @@ fn a_file_system_that_becomes_read_only_is_told() {
     assert!(matches!(error.code(), Some("store_read_only" | "store_unavailable")), "{error:?}");
     remount("rw");
     assert!(invoke(&open(&path, json!({})), "again", "s").is_ok());
-}
-
-const PROCESSES: usize = 8;
-
-#[test]
-fn one_of_many_processes() {
-    let Some(path) = std::env::var_os("PAR_TEST_SHARED") else { return };
-    let own = std::env::var("PAR_TEST_NUMBER").unwrap();
-    let runtime = open(Path::new(&path), json!({}));
-    for number in 0..1_000 {
-        let session = if number % 20 == 0 { "shared" } else { &own };
-        invoke(&runtime, &format!("{own}-{number}"), session).unwrap();
-    }
-    let report = runtime.close(None).unwrap();
-    assert_eq!(report.exit_code, 0, "{report:?}");
-}
-
-#[test]
-fn eight_processes_append_to_one_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("par.db");
-    let start = |number: usize| -> Child {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["one_of_many_processes", "--exact", "--nocapture"])
-            .env("PAR_TEST_SHARED", &path)
-            .env("PAR_TEST_NUMBER", format!("p{number}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
-    let children: Vec<Child> = (0..PROCESSES).map(start).collect();
-    for child in children {
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-    let runtime = open(&path, json!({}));
-    assert_eq!(problems(&runtime), "[]");
-    let messages = |session: &str| -> Vec<String> {
-        let session = call(&runtime, "sessions.get", json!({"session": session}));
-        let text = |message: &Value| message["parts"][0]["text"].as_str().unwrap().to_owned();
-        session["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "user").map(text).collect()
-    };
-    for number in 0..PROCESSES {
-        let expected: Vec<_> = (0..1_000).filter(|at| at % 20 != 0).map(|at| format!("p{number}-{at}")).collect();
-        assert_eq!(messages(&format!("p{number}")), expected);
-    }
-    let mut shared = messages("shared");
-    shared.sort();
-    let mut expected: Vec<_> =
-        (0..PROCESSES).flat_map(|number| (0..1_000).step_by(20).map(move |at| format!("p{number}-{at}"))).collect();
-    expected.sort();
-    assert_eq!(shared, expected);
-    assert_eq!(call(&runtime, "store.info", json!({}))["size"]["runs"], PROCESSES * 1_000);
 }

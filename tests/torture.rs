@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use par::runtime::Runtime;
 use par::tools::{Invocation, Tool, ToolOutput};
+use par::types::Error;
 use pretty_assertions::assert_eq;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,16 +43,16 @@ impl Tool for Witness {
     }
 }
 
-fn open(folder: &Path) -> Runtime {
+fn open(folder: &Path, persistence: &Value) -> Runtime {
     let calls: Vec<Value> =
         EFFECTS.iter().map(|effect| json!({"id": effect, "name": effect, "input": {"n": 1}})).collect();
     let config = json!({
         "threads": 1,
-        "persistence": {"type": "sqlite", "path": folder.join("par.db")},
+        "persistence": persistence,
         "llm_providers": {"mock": {"type": "mock", "turns": [
             {"tool_calls": calls}, {"text": "once more", "tool_calls": [{"id": "again", "name": "once", "input": {"n": 2}}]},
             {"text": "all done"}]}}});
-    let runtime = Runtime::create(&config.to_string()).unwrap();
+    let runtime = while_away(|| Runtime::create(&config.to_string()));
     for effect in EFFECTS {
         let tool = Arc::new(Witness { effect, file: folder.join("effects") });
         let definition = json!({"name": effect, "description": "A tool.", "effect": effect});
@@ -61,18 +62,30 @@ fn open(folder: &Path) -> Runtime {
     runtime
 }
 
+/// Whether the database's server is away.
+fn is_away(error: &Error) -> bool {
+    error.code() == Some("store_unavailable")
+}
+
+/// Does something again as long as the database's server is away.
+fn while_away<T>(mut work: impl FnMut() -> Result<T, Error>) -> T {
+    loop {
+        match work() {
+            Ok(done) => return done,
+            Err(error) if is_away(&error) => std::thread::sleep(Duration::from_millis(10)),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
 fn call(runtime: &Runtime, method: &str, params: Value) -> Value {
-    let answer = runtime.call(method, &params.to_string(), None);
-    serde_json::from_str(&answer.unwrap_or_else(|error| panic!("{method} {params}: {error:?}"))).unwrap()
+    let answer = while_away(|| runtime.call(method, &params.to_string(), None));
+    serde_json::from_str(&answer).unwrap()
 }
 
 /// Goes on with a run; a call that may have taken effect is not run again.
 fn resume(runtime: &Runtime, run_id: &str) {
-    let stream = match runtime.call_start("runs.resume", &json!({"run_id": run_id}).to_string()) {
-        Ok(stream) => stream,
-        // Its session went on without it, or its request never reached the disk.
-        Err(error) => panic!("{run_id}: {error:?}"),
-    };
+    let stream = while_away(|| runtime.call_start("runs.resume", &json!({"run_id": run_id}).to_string()));
     while let Some(event) = next(&stream) {
         if event["type"] == "approval_request" {
             let id = event["approval_id"].as_str().unwrap();
@@ -80,7 +93,7 @@ fn resume(runtime: &Runtime, run_id: &str) {
         }
     }
     if let Err(error) = stream.answer().unwrap() {
-        assert_eq!(error.code(), Some("session_moved_on"), "{error:?}");
+        assert!(is_away(&error) || error.code() == Some("session_moved_on"), "{error:?}");
     }
 }
 
@@ -88,7 +101,8 @@ fn resume(runtime: &Runtime, run_id: &str) {
 fn child() {
     let Some(folder) = std::env::var_os("PAR_TORTURE_FOLDER").map(PathBuf::from) else { return };
     let round: u64 = std::env::var("PAR_TORTURE_ROUND").unwrap().parse().unwrap();
-    let runtime = open(&folder);
+    let persistence = std::env::var("PAR_TORTURE_PERSISTENCE").unwrap();
+    let runtime = open(&folder, &serde_json::from_str(&persistence).unwrap());
     let out = std::io::stdout();
     let say = |line: String| {
         let mut out = out.lock();
@@ -104,7 +118,12 @@ fn child() {
         let (run_id, session) = (format!("{round}-{number}"), format!("s{}", (round + number) % SESSIONS));
         let request = json!({"agent": "a", "input": format!("say {run_id}"), "session": session, "run_id": run_id,
                              "durability": durability});
-        runtime.invoke(&request.to_string(), None).unwrap();
+        match runtime.invoke(&request.to_string(), None) {
+            Ok(_) => {}
+            // It was told that nothing is certain.
+            Err(error) if is_away(&error) => continue,
+            Err(error) => panic!("{request}: {error:?}"),
+        }
         if durability == "async" {
             // It promises nothing when it returns; whatever reads the store waits for what was said before.
             call(&runtime, "runs.get", json!({"run_id": run_id}));
@@ -114,10 +133,11 @@ fn child() {
 }
 
 /// Kills a child after a while, and answers what it had acknowledged.
-fn kill_one(folder: &Path, round: u64, after: Duration) -> Vec<(String, String)> {
+fn kill_one(folder: &Path, persistence: &Value, round: u64, after: Duration) -> Vec<(String, String)> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["child", "--exact", "--nocapture", "--test-threads=1"])
         .env("PAR_TORTURE_FOLDER", folder)
+        .env("PAR_TORTURE_PERSISTENCE", persistence.to_string())
         .env("PAR_TORTURE_ROUND", round.to_string())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -146,8 +166,8 @@ fn kill_one(folder: &Path, round: u64, after: Duration) -> Vec<(String, String)>
 }
 
 /// What was acknowledged is there, what is there is whole, and nothing that may run once ran twice.
-fn look(folder: &Path, acknowledged: &BTreeMap<String, String>) {
-    let runtime = open(folder);
+fn look(folder: &Path, persistence: &Value, acknowledged: &BTreeMap<String, String>) {
+    let runtime = open(folder, persistence);
     assert_eq!(call(&runtime, "store.verify", json!({})), json!({"ok": true, "problems": []}));
     let mut said: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for number in 0..SESSIONS {
@@ -171,23 +191,63 @@ fn look(folder: &Path, acknowledged: &BTreeMap<String, String>) {
     runtime.close(None).unwrap();
 }
 
-#[test]
-fn nothing_acknowledged_is_lost_and_nothing_runs_twice() {
-    let kills: u64 = std::env::var("PAR_TORTURE_KILLS").map_or(500, |kills| kills.parse().unwrap());
+/// Moments, always the same ones.
+struct Moments(u64);
+
+impl Moments {
+    /// The next, of 150 milliseconds.
+    fn next(&mut self) -> Duration {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        Duration::from_micros(self.0 % 150_000)
+    }
+}
+
+fn kills(usual: u64) -> u64 {
+    std::env::var("PAR_TORTURE_KILLS").map_or(usual, |kills| kills.parse().unwrap())
+}
+
+/// Kills again and again, and looks. `every_tenth` is done in the middle of every tenth child's life.
+fn torture(persistence: &Value, kills: u64, every_tenth: impl Fn(Duration) + Sync) {
     let folder = tempfile::tempdir().unwrap();
     let mut acknowledged = BTreeMap::new();
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut moments = Moments(0x2545_f491_4f6c_dd1d);
     for round in 0..kills {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let after = Duration::from_micros(random % 150_000);
-        acknowledged.extend(kill_one(folder.path(), round, after));
+        let (after, at) = (moments.next(), moments.next());
+        let done = match round % 10 {
+            9 => std::thread::scope(|scope| {
+                scope.spawn(|| every_tenth(at));
+                // Long enough for the child to see more than the server's absence.
+                kill_one(folder.path(), persistence, round, after + Duration::from_millis(500))
+            }),
+            _ => kill_one(folder.path(), persistence, round, after),
+        };
+        acknowledged.extend(done);
         if round % 20 == 19 {
-            look(folder.path(), &acknowledged);
+            look(folder.path(), persistence, &acknowledged);
         }
     }
-    look(folder.path(), &acknowledged);
-    assert!(acknowledged.len() as u64 > kills, "only {} runs came to their end", acknowledged.len());
+    look(folder.path(), persistence, &acknowledged);
+    assert!(acknowledged.len() as u64 > kills / 4, "only {} runs came to their end", acknowledged.len());
     println!("{kills} kills, {} runs acknowledged", acknowledged.len());
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_and_nothing_runs_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let persistence = json!({"type": "sqlite", "path": folder.path().join("par.db")});
+    torture(&persistence, kills(500), |_| ());
+}
+
+#[test]
+fn nor_when_the_server_is_killed_too() {
+    let Some(server) = support::postgres::Postgres::start(&[]) else { return };
+    let mut persistence = server.persistence();
+    persistence["lease_seconds"] = json!(0.1);
+    torture(&persistence, kills(500), |at| {
+        std::thread::sleep(at);
+        server.kill();
+        server.run();
+    });
 }

@@ -2,6 +2,10 @@
 //!
 //! Everything runs in a folder below the current one: what is measured is the disk that the project is on.
 
+#[path = "../../tests/support/postgres.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod postgres;
+
 use par::runtime::Runtime;
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
@@ -23,6 +27,15 @@ fn main() {
     shared_commit(folder.path());
     visible(folder.path());
     growth(folder.path());
+    if let Some(server) = postgres::Postgres::start(&[]) {
+        postgres_events(&server);
+        postgres_durable(&server);
+    }
+}
+
+/// Says that there is no server.
+fn skipped(why: &str) {
+    println!("SKIPPED: {why}");
 }
 
 fn row(name: &str, measured: String, floor: String, target: &str) {
@@ -30,7 +43,10 @@ fn row(name: &str, measured: String, floor: String, target: &str) {
 }
 
 fn open(path: Option<&Path>, keys: Value, turns: Value) -> Runtime {
-    let persistence = path.map_or(json!("noop"), |path| json!({"type": "sqlite", "path": path}));
+    open_at(path.map_or(json!("noop"), |path| json!({"type": "sqlite", "path": path})), keys, turns)
+}
+
+fn open_at(persistence: Value, keys: Value, turns: Value) -> Runtime {
     let mut config = json!({"threads": 1, "persistence": persistence,
                             "llm_providers": {"mock": {"type": "mock", "turns": turns}}});
     for (key, value) in keys.as_object().into_iter().flatten() {
@@ -228,4 +244,70 @@ fn growth(folder: &Path) {
         format!("{:.1} MB", session.len() as f64 / 1e6),
         "<= 3x",
     );
+}
+
+/// The same for PostgreSQL: against prepared inserts of the same bytes, sent without waiting for each.
+fn postgres_events(server: &postgres::Postgres) {
+    const COUNT: usize = 20_000;
+    let persistence = server.persistence();
+    let schema = persistence["schema"].as_str().expect("a schema").to_owned();
+    let runtime = open_at(persistence.clone(), json!({"writer": {"capacity": 10_000}}), answer());
+    let began = Instant::now();
+    for _ in 0..COUNT {
+        runtime.invoke(REQUEST, None).expect("an answer");
+    }
+    runtime.close(None);
+    let took = began.elapsed();
+    let noop = open(None, json!({}), answer());
+    let began = Instant::now();
+    for _ in 0..COUNT {
+        noop.invoke(REQUEST, None).expect("an answer");
+    }
+    let keeping = took.saturating_sub(began.elapsed());
+    let number = |sql: &str| server.sql(&schema, sql).parse::<usize>().expect("a number");
+    let (blocks, bytes) = (number("SELECT count(*) FROM events"), number("SELECT sum(octet_length(body)) FROM events"));
+    let seqs = number("SELECT sum(last_seq - first_seq + 1) FROM events");
+    let body = vec![7_u8; bytes / seqs];
+    server.sql("public", "CREATE TABLE raw (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body bytea NOT NULL)");
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let raw = tokio.block_on(async {
+        let (client, connection) =
+            tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await.expect("a connection");
+        tokio::spawn(connection);
+        let insert = client.prepare("INSERT INTO raw (body) VALUES ($1)").await.expect("a statement");
+        let began = Instant::now();
+        let mut left = seqs;
+        while left > 0 {
+            let batch = left.min(1_000);
+            client.batch_execute("BEGIN").await.expect("a transaction");
+            let rows = (0..batch).map(|_| async { client.execute(&insert, &[&body]).await });
+            futures_util::future::try_join_all(rows).await.expect("rows");
+            client.batch_execute("COMMIT").await.expect("a commit");
+            left -= batch;
+        }
+        seqs as f64 / began.elapsed().as_secs_f64()
+    });
+    let ours = seqs as f64 / took.as_secs_f64();
+    let keeping = seqs as f64 / keeping.as_secs_f64();
+    row("PostgreSQL: durable events/s, runs included", format!("{ours:.0}"), format!("{raw:.0}"), ">= 0.5x");
+    row(
+        "PostgreSQL: durable events/s, beside the runs",
+        format!("{keeping:.0}"),
+        format!("{:.2}x", keeping / raw),
+        ">= 0.5x",
+    );
+    row("… events in a block", format!("{:.1}", seqs as f64 / blocks as f64), String::new(), "");
+}
+
+/// What being on the server's disk before an invoke returns costs.
+fn postgres_durable(server: &postgres::Postgres) {
+    let noop = open(None, json!({}), answer());
+    let alone = median(500, || drop(noop.invoke(REQUEST, None).expect("an answer")));
+    for durability in ["async", "sync"] {
+        let runtime = open_at(server.persistence(), json!({"durability": durability}), answer());
+        let whole = median(200, || drop(runtime.invoke(REQUEST, None).expect("an answer")));
+        let name = format!("PostgreSQL: an invoke with durability {durability}, beyond the run");
+        row(&name, format!("{:.0} us", whole - alone), String::new(), "");
+        runtime.close(None);
+    }
 }

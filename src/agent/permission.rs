@@ -1,6 +1,7 @@
 //! Whether a tool call may run: at once, after somebody's word, or not at all.
 
 use super::work::Work;
+use crate::approval::{ApprovalInfo, Question, Questions};
 use crate::config::{Decision, Otherwise, Permission, is_true};
 use crate::events::Emitter;
 use crate::tools::{Invocation, Registered, Review, Runner};
@@ -74,8 +75,31 @@ pub async fn ask(
     input: Value,
     why: &str,
 ) -> Result<std::result::Result<Value, String>> {
+    let questions = Questions::of(&work.spec.store, work.spec.log.as_deref(), &work.spec.run_id);
+    let before = match &questions {
+        Some(questions) if work.spec.resumed.is_some() => questions.before(&call.id, why).await?,
+        Some(_) | None => None,
+    };
+    if let (Some(questions), Some(Question { info, decision: Some(decision) })) = (&questions, &before) {
+        let decision = Decision::from_value(decision)?;
+        let fits = |input: &Value| tool.is_none_or(|tool| tool.input.check(input).is_ok());
+        // Changed arguments could not be checked when nobody knew the tool: those that do not fit are asked for again.
+        if !matches!(&decision, Decision::Edit { input, .. } if !fits(input)) {
+            questions.forget(&info.approval_id);
+            tell(work.emitter, &info.approval_id, call, Some(&decision));
+            return Ok(decided(decision, input));
+        }
+    }
+    let info = match before {
+        // Under the name that the host knows.
+        Some(question) => question.info,
+        None => ApprovalInfo::new(&work.spec.run_id, call, input.clone(), why),
+    };
     let limit = Duration::from_secs_f64(work.setup.config.approval_timeout);
-    let mut ticket = work.spec.approvals.open(&work.spec.run_id, call, tool.cloned(), input.clone(), why);
+    if let Some(questions) = &questions {
+        questions.keep(&info);
+    }
+    let mut ticket = work.spec.approvals.open(info, tool.cloned());
     let raw = to_raw_value(&input).map_err(|error| Error::internal(error.to_string()))?;
     let request = EventBody::ApprovalRequest {
         approval_id: ticket.id(),
@@ -90,15 +114,25 @@ pub async fn ask(
     }
     let decision = timeout(limit, ticket.answer()).await.ok().flatten();
     tell(work.emitter, ticket.id(), call, decision.as_ref());
+    if let Some(questions) = &questions {
+        questions.forget(ticket.id());
+    }
     Ok(match decision {
-        Some(Decision::Approve { .. }) => Ok(input),
-        Some(Decision::Edit { input, .. }) => Ok(input),
-        Some(Decision::Reject { reason, .. }) => {
+        Some(decision) => decided(decision, input),
+        None => Err(format!("Nobody approved the call within {} s. It was not executed.", limit.as_secs_f64())),
+    })
+}
+
+/// What a decision means: the input to run the call with, or what the model is told.
+fn decided(decision: Decision, input: Value) -> std::result::Result<Value, String> {
+    match decision {
+        Decision::Approve { .. } => Ok(input),
+        Decision::Edit { input, .. } => Ok(input),
+        Decision::Reject { reason, .. } => {
             let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
             Err(format!("The call was rejected{reason}. It was not executed."))
         }
-        None => Err(format!("Nobody approved the call within {} s. It was not executed.", limit.as_secs_f64())),
-    })
+    }
 }
 
 fn tell(emitter: &Emitter, approval_id: &str, call: &ToolCall, decision: Option<&Decision>) {

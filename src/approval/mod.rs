@@ -3,13 +3,17 @@
 //! A call is asked for under an id of its own and answered once: approved, refused, or approved with other arguments. The
 //! [`ApprovalDesk`] knows those that wait in this process; how the question reaches the host is the run's concern.
 
+mod stored;
+
+pub use stored::{Question, Questions, decide, waiting};
+
 use crate::config::Decision;
 use crate::events::Deliver;
 use crate::tools::Registered;
 use crate::types::{Error, Result, RunId, Status, ToolCall, ToolCallId, now_ms};
 use parking_lot::{Mutex, RwLock};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,7 +34,7 @@ struct Waiting {
 }
 
 /// One approval in a list.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ApprovalInfo {
     /// What to answer.
     pub approval_id: String,
@@ -48,27 +52,26 @@ pub struct ApprovalInfo {
     pub asked_at_ms: u64,
 }
 
-impl ApprovalDesk {
-    /// Opens a question. It is withdrawn when the returned value is dropped.
-    pub fn open(
-        self: &Arc<Self>,
-        run_id: &RunId,
-        call: &ToolCall,
-        tool: Option<Arc<Registered>>,
-        input: Value,
-        reason: &str,
-    ) -> Ticket {
-        let id = RunId::generate().to_string();
-        let (answer, answered) = oneshot::channel();
-        let info = ApprovalInfo {
-            approval_id: id.clone(),
+impl ApprovalInfo {
+    /// A question about a call, which nobody has asked before.
+    pub fn new(run_id: &RunId, call: &ToolCall, input: Value, reason: &str) -> Self {
+        Self {
+            approval_id: RunId::generate().to_string(),
             run_id: run_id.clone(),
             tool_call_id: call.id.clone(),
             name: call.name.clone(),
             input,
             reason: reason.to_owned(),
             asked_at_ms: now_ms(),
-        };
+        }
+    }
+}
+
+impl ApprovalDesk {
+    /// Opens a question. It is withdrawn when the returned value is dropped.
+    pub fn open(self: &Arc<Self>, info: ApprovalInfo, tool: Option<Arc<Registered>>) -> Ticket {
+        let id = info.approval_id.clone();
+        let (answer, answered) = oneshot::channel();
         self.waiting.lock().insert(id.clone(), Waiting { info, tool, answer });
         Ticket { id, answered, desk: Arc::clone(self) }
     }
@@ -153,7 +156,7 @@ mod tests {
         let config = r#"{"name": "t", "input_schema": {"properties": {"n": {"type": "integer"}}}}"#;
         let tool = Arc::new(Registered::new(ToolConfig::from_json(config).unwrap(), Runner::Host).unwrap());
         let call = ToolCall { id: "c".into(), name: "t".into(), arguments: "{}".into(), opaque: None };
-        let mut ticket = desk.open(&"r".into(), &call, Some(tool), json!({}), "it asks");
+        let mut ticket = desk.open(ApprovalInfo::new(&"r".into(), &call, json!({}), "it asks"), Some(tool));
         let id = ticket.id().to_owned();
         assert_eq!(desk.list().len(), 1);
         let wrong = Decision::from_json(r#"{"type": "edit", "input": {"n": "x"}}"#).unwrap();

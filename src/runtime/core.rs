@@ -326,7 +326,15 @@ impl Runtime {
 
     /// Answers an approval request: a decision, as JSON.
     pub fn approval_resolve(&self, approval_id: &str, decision: &str) -> Result<()> {
-        self.core().approvals.resolve(approval_id, Decision::from_json(decision)?)
+        let core = self.core();
+        let decision = strict::parse(decision, "decision")?;
+        match core.approvals.resolve(approval_id, Decision::from_value(&decision)?) {
+            // It may be one of a run whose process has ended.
+            Err(error) if error.status() == Status::NotFound && !threads::is_own_thread() => {
+                core.drivers.block_on(&core.log, |_| core.resolve_approval(approval_id, &decision))
+            }
+            answered => answered,
+        }
     }
 
     /// Says something to a living run: a text or a message, as JSON.

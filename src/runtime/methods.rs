@@ -4,6 +4,7 @@ use super::core::{Core, Runtime};
 use super::parallel::Dispatch;
 use super::stored;
 use super::stream::{Answer, Stream};
+use crate::approval;
 use crate::config::{self, Decision, EmbedCall, ParallelRequest, RunRequest, ToolConfig, strict};
 use crate::events::{Emitter, Wishes};
 use crate::llm::HttpPool;
@@ -277,10 +278,13 @@ async fn answer(core: &Arc<Core>, call: Call, caller: &Caller<'_>) -> Answer {
         Call::AgentsList(NoParams {}) => list(core.agents.list().iter().map(|agent| agent_json(agent)).collect()),
         Call::AgentsUpdate(update) => core.update_agent(update)?,
         Call::ApprovalsList(NoParams {}) => {
-            list(core.approvals.list().into_iter().map(|approval| json!(approval)).collect())
+            let mut waiting = core.approvals.list();
+            waiting.extend(approval::waiting(&core.store).await?);
+            waiting.sort_by(|a, b| a.approval_id.cmp(&b.approval_id));
+            list(waiting.iter().map(|approval| json!(approval)).collect())
         }
         Call::ApprovalsResolve(ApprovalParams { approval_id, decision }) => {
-            core.approvals.resolve(&approval_id, Decision::from_value(&decision)?)?;
+            core.resolve_approval(&approval_id, &decision).await?;
             json!({"resolved": true})
         }
         Call::Describe(NoParams {}) => describe()?,

@@ -3,11 +3,13 @@
 use super::core::{Core, Runtime};
 use super::run::{Prepared, Resumed};
 use super::stream::{Answer, Stream};
-use crate::config::RunRequest;
+use crate::approval;
+use crate::config::{Decision, RunRequest};
 use crate::llm::HttpPool;
 use crate::store::{EventFilter, Unfinished};
 use crate::types::{AgentId, Cancel, Error, EventKind, Result, RunId, Scope, Status, Usage};
 use serde::Deserialize;
+use serde_json::Value;
 use std::sync::Arc;
 
 impl Runtime {
@@ -68,6 +70,19 @@ impl Core {
         Ok(())
     }
 
+    /// Answers an approval request, also one of a run that is to be resumed.
+    pub(super) async fn resolve_approval(&self, approval_id: &str, decision: &Value) -> Result<()> {
+        match self.approvals.resolve(approval_id, Decision::from_value(decision)?) {
+            Err(error) if error.status() == Status::NotFound => {
+                match approval::decide(&self.store, approval_id, decision).await? {
+                    true => Ok(()),
+                    false => Err(error),
+                }
+            }
+            answered => answered,
+        }
+    }
+
     async fn prepare_to_resume(self: &Arc<Self>, scope: &Scope, run_id: &RunId, has_stream: bool) -> Result<Prepared> {
         let run = self.unfinished(scope, run_id).await?;
         let mut request = RunRequest::from_json(&run.begin.request)?;
@@ -87,6 +102,8 @@ impl Core {
             return Err(lives(run_id));
         }
         match self.store.unfinished(run_id).await? {
+            // Ours already, when the answer to its adoption was lost.
+            Some(run) if run.begin.scope == *scope && *run.begin.owner == *self.shared_id => Ok(run),
             Some(run) if run.begin.scope == *scope => match self.store.is_alive(&run.begin.owner).await? {
                 true => Err(lives(run_id)),
                 false => Ok(run),

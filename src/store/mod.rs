@@ -295,6 +295,15 @@ impl Store {
         self.durable()?.backend.is_alive(owner).await
     }
 
+    /// Whether a run has not ended although its runtime lives no more.
+    pub async fn is_interrupted(&self, run_id: &RunId) -> Result<bool> {
+        let backend = &self.durable()?.backend;
+        match backend.unfinished(run_id).await? {
+            Some(run) => backend.is_alive(&run.begin.owner).await.map(|lives| !lives),
+            None => Ok(false),
+        }
+    }
+
     /// Ends a run that nobody will resume. False if it has ended, or its runtime lives.
     pub async fn abandon(&self, run_id: &RunId, error: &Error) -> Result<bool> {
         let run_id = run_id.clone();
@@ -393,6 +402,40 @@ impl Store {
                 durable.writer.flush(false).await?;
                 let (from, to) = (from.clone(), to.clone());
                 durable.writer.run(move |backend| backend.fork_session(&from, &to, entries)).await
+            }
+        }
+    }
+
+    // ---- small states
+
+    /// Keeps a small state, with what is written next; nothing, where nothing is kept.
+    pub fn keep_head(&self, head: Head) {
+        if let Some(durable) = &self.durable {
+            durable.writer.push(Item::Head(Box::new(head)));
+        }
+    }
+
+    /// Forgets a small state.
+    pub fn forget_head(&self, key: HeadKey) {
+        if let Some(durable) = &self.durable {
+            durable.writer.push(Item::NoHead(key));
+        }
+    }
+
+    /// Replaces a small state by the next version, which is on the disk when this returns. False if somebody else was first.
+    pub async fn replace_head(&self, head: Head) -> Result<bool> {
+        let writer = &self.durable()?.writer;
+        writer.flush(false).await?;
+        writer.run(move |backend| backend.replace_head(&head)).await
+    }
+
+    /// Small states, by their names; at most `most`. None where nothing is kept.
+    pub async fn heads(&self, filter: &HeadFilter, most: usize) -> Result<Vec<Head>> {
+        match &self.durable {
+            None => Ok(Vec::new()),
+            Some(Durable { backend, writer, .. }) => {
+                writer.flush(false).await?;
+                backend.heads(filter, most).await
             }
         }
     }

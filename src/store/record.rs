@@ -285,6 +285,8 @@ pub struct HeadFilter {
     pub scope: Option<Scope>,
     /// Of this run alone.
     pub run_id: Option<RunId>,
+    /// Of this name alone.
+    pub name: Option<String>,
 }
 
 /// What is wrong with what is stored, as `store.verify` tells it.

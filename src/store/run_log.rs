@@ -148,6 +148,11 @@ impl RunLog {
         &self.begin
     }
 
+    /// Whether what it does is kept while it goes on, so that it can be resumed.
+    pub fn keeps_steps(&self) -> bool {
+        self.durability != Durability::Exit
+    }
+
     /// An event other than a piece of text, as JSON.
     pub fn event(self: &Arc<Self>, seq: u64, kind: EventKind, json: &[u8]) {
         let at_ms = now_ms();

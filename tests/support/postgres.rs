@@ -56,6 +56,12 @@ impl Postgres {
         Some(server)
     }
 
+    /// The same cluster, to be started with these options.
+    pub fn with_options(mut self, options: &[String]) -> Self {
+        self.options = options.to_vec();
+        self
+    }
+
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }

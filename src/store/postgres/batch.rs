@@ -61,6 +61,11 @@ impl<'a> Batch<'a> {
         batch
     }
 
+    /// Whether there is a block of events in it.
+    pub fn has_events(&self) -> bool {
+        self.runs.values().any(|run| !run.blocks.is_empty())
+    }
+
     fn add_run(&mut self, write: &'a RunWrite) {
         let state = self.runs.entry(&write.begin().run_id).or_insert_with(|| RunState {
             write,
@@ -81,19 +86,12 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Writes it; durable: it is on the disk when this returns.
-    pub async fn write(
-        mut self,
-        client: &ClientWrapper,
-        owner: &str,
-        lease_seconds: f64,
-        durable: bool,
-    ) -> Outcome<()> {
-        let begin = if durable { "BEGIN" } else { "BEGIN; SET LOCAL synchronous_commit = off" };
+    /// Writes it. A commit always waits for the server's disk: a server that fails must lose nothing as long as we live.
+    pub async fn write(mut self, client: &ClientWrapper, owner: &str, lease_seconds: f64) -> Outcome<()> {
         let statements = Statements::prepare(client).await?;
-        let has_events = self.runs.values().any(|run| !run.blocks.is_empty());
+        let has_events = self.has_events();
         // All of it is sent before the first answer is waited for.
-        let begun = client.batch_execute(begin);
+        let begun = client.batch_execute("BEGIN");
         let asked: [&(dyn ToSql + Sync); 2] = [&lease_seconds, &owner];
         let numbering = async {
             match has_events {
@@ -106,7 +104,10 @@ impl<'a> Batch<'a> {
             numbering,
             self.insert_runs(client, &statements),
             self.own_runs(client, &statements, owner),
-            try_join_all(self.sessions.iter().map(|(commit, _)| commit_session(client, &statements, commit))),
+            try_join_all(self.sessions.iter().map(|(commit, run)| {
+                let run_id = run.map(|run| run.begin().run_id.as_str());
+                commit_session(client, &statements, commit, run_id, owner)
+            })),
             client.query_one(&statements.listeners, &asked),
         )?;
         let owned: HashMap<String, i64> = owned.into_iter().map(|row| (row.get(0), row.get(1))).collect();
@@ -124,10 +125,6 @@ impl<'a> Batch<'a> {
         steps.send(&statements, &mut work);
         let rest = Rest::of(&self);
         rest.send(&statements, &mut work);
-        if work.is_empty() && durable && self.runs.is_empty() && self.sessions.is_empty() {
-            // What was committed before without waiting shall be on the disk, too: a commit that is waited for takes it along.
-            work.push(Sent::new(&statements.touch, Vec::new()));
-        }
         let sent = join_all(work.iter().map(|sent| client.execute(sent.statement, &sent.parameters)));
         let (sent, committed) = futures_util::join!(sent, client.batch_execute("COMMIT"));
         // A statement that failed has made a rollback of the commit.
@@ -431,16 +428,17 @@ statements! {
     numbering: &format!("SELECT pg_advisory_xact_lock_shared({NUMBERING})");
     listeners: &format!("SELECT EXISTS (SELECT FROM runtimes WHERE listens AND owner <> $2 AND {LIVES})");
     notify: "SELECT pg_notify('par_events', current_schema())";
-    touch: "UPDATE facts SET value = value WHERE name = 'schema'";
     runs: "INSERT INTO runs (run_id, scope, session, agent, owner, status, started_at_ms, ended_at_ms, request, error, last_seq, \
            chain) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], \
            $8::bigint[], $9::text[], $10::text[], $11::bigint[], $12::bytea[]) ON CONFLICT (run_id) DO NOTHING";
     own: "SELECT run_id, id FROM runs WHERE run_id = ANY ($1) AND owner = $2 ORDER BY id FOR UPDATE";
-    // A session that another runtime has changed since is left alone: no row is answered.
+    // A session that another runtime has changed since, and what a run says that another has taken over, are left alone: no
+    // row is answered.
     session: "WITH kept AS ( \
                 INSERT INTO sessions (scope, name, version, head, entries, messages, created_at_ms, updated_at_ms) \
                 SELECT $1, $2, $4, $5, coalesce($6::bigint, 0), $7, $8, $8 \
-                WHERE $3::bigint = 0 OR EXISTS (SELECT FROM sessions WHERE scope = $1 AND name = $2) \
+                WHERE ($3::bigint = 0 OR EXISTS (SELECT FROM sessions WHERE scope = $1 AND name = $2)) \
+                  AND ($11::text IS NULL OR EXISTS (SELECT FROM runs WHERE run_id = $11 AND owner = $12)) \
                 ON CONFLICT (scope, name) DO UPDATE SET version = $4, head = $5, entries = coalesce($6::bigint, sessions.entries), \
                   messages = $7, updated_at_ms = $8 WHERE sessions.version IN ($3, $4) RETURNING id), \
               gone AS (DELETE FROM entries USING kept WHERE session = kept.id AND position >= $6::bigint), \
@@ -475,7 +473,13 @@ statements! {
 }
 
 /// Whether the session is now as the commit says.
-async fn commit_session(client: &ClientWrapper, statements: &Statements, commit: &SessionCommit) -> Outcome<bool> {
+async fn commit_session(
+    client: &ClientWrapper,
+    statements: &Statements,
+    commit: &SessionCommit,
+    run_id: Option<&str>,
+    owner: &str,
+) -> Outcome<bool> {
     let SessionCommit { key, after, version, head, changes, messages, at_ms } = commit;
     let (from, end) = match changes {
         Some(changes) => (number(changes.from as u64), Some(number(changes.len() as u64))),
@@ -484,7 +488,7 @@ async fn commit_session(client: &ClientWrapper, statements: &Statements, commit:
     let entries = changes.as_ref().map_or(&[][..], |changes| &changes.entries);
     let (scope, name, messages) = (key.scope.as_str(), key.id.as_str(), number(*messages as u64));
     let (after, version, at_ms) = (number(*after), number(*version), number(*at_ms));
-    let parameters: [&(dyn ToSql + Sync); 10] =
-        [&scope, &name, &after, &version, head, &end, &messages, &at_ms, &from, &entries];
+    let parameters: [&(dyn ToSql + Sync); 12] =
+        [&scope, &name, &after, &version, head, &end, &messages, &at_ms, &from, &entries, &run_id, &owner];
     client.query_opt(&statements.session, &parameters).await.map(|row| row.is_some())
 }

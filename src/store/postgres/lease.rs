@@ -9,6 +9,8 @@ use super::link::{Link, UNWAITED, failed};
 use crate::store::{SessionKey, SessionLock};
 use crate::types::Result;
 use deadpool_postgres::{ClientWrapper, Pool};
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,15 +26,21 @@ pub struct Leases {
     owner: Arc<str>,
     seconds: f64,
     listens: Arc<AtomicBool>,
+    held: Registry,
 }
+
+/// The leases that are held, to be taken anew when the server has lost them.
+type Registry = Arc<Mutex<HashMap<Uuid, SessionKey>>>;
 
 struct Held {
     link: Arc<Link>,
+    registry: Registry,
     token: Uuid,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
+        self.registry.lock().remove(&self.token);
         let (pool, token) = (self.link.pool(), self.token);
         // If it fails, the lease ends with the runtime at the latest, and is ours when we ask again.
         self.link.spawn(async move {
@@ -55,8 +63,15 @@ impl Leases {
     pub async fn begin(link: Arc<Link>, mut client: ClientWrapper, owner: &str, seconds: f64) -> Result<Self> {
         let listens = Arc::new(AtomicBool::new(false));
         let owner: Arc<str> = owner.into();
-        say_alive(&client, &owner, false).await.map_err(|error| failed(&error))?;
+        let held = Registry::default();
+        let begin = async {
+            say_alive(&client, &owner, false).await?;
+            // From here on nothing that is said here is waited for.
+            client.batch_execute(UNWAITED).await
+        };
+        begin.await.map_err(|error| failed(&error))?;
         let (keeper, name, says) = (Arc::downgrade(&link), Arc::clone(&owner), Arc::clone(&listens));
+        let registry = Arc::clone(&held);
         let pause = Duration::from_secs_f64(seconds / 3.0);
         link.spawn(async move {
             loop {
@@ -65,13 +80,19 @@ impl Leases {
                 if say_alive(&client, &name, says.load(Ordering::Acquire)).await.is_err() {
                     let Some(link) = keeper.upgrade() else { return };
                     match link.own_client().await {
-                        Ok(new) => client = new,
+                        Ok(new) => {
+                            client = new;
+                            let again = take_again(&client, &name, &registry).await;
+                            if let Err(error) = again {
+                                tracing::warn!("the leases of sessions were not taken anew: {error}");
+                            }
+                        }
                         Err(error) => tracing::warn!("the database cannot be told that this runtime lives: {error}"),
                     }
                 }
             }
         });
-        Ok(Self { link, owner, seconds, listens })
+        Ok(Self { link, owner, seconds, listens, held })
     }
 
     /// Others are to say when they have written events.
@@ -100,7 +121,11 @@ impl Leases {
             client.execute(&insert, &[&self.seconds, &scope, &name, &&*self.owner, &token]).await
         };
         let leased = lease.await.map_err(|error| failed(&error))?;
-        Ok((leased == 1).then(|| Arc::new(Held { link: Arc::clone(&self.link), token }) as SessionLock))
+        Ok((leased == 1).then(|| {
+            self.held.lock().insert(token, key.clone());
+            let held = Held { link: Arc::clone(&self.link), registry: Arc::clone(&self.held), token };
+            Arc::new(held) as SessionLock
+        }))
     }
 
     /// Whether a runtime lives.
@@ -134,8 +159,27 @@ impl Leases {
     }
 }
 
-async fn say_alive(client: &tokio_postgres::Client, owner: &str, listens: bool) -> Result<u64, tokio_postgres::Error> {
+/// Says at once that the runtime lives, and takes the leases that the server may have lost.
+async fn take_again(client: &ClientWrapper, owner: &str, held: &Registry) -> Result<(), tokio_postgres::Error> {
     client.batch_execute(UNWAITED).await?;
+    say_alive(client, owner, false).await?;
+    let leases: Vec<_> = held.lock().iter().map(|(token, key)| (*token, key.clone())).collect();
+    for (token, key) in leases {
+        client
+            .execute(
+                "INSERT INTO leases (scope, name, owner, token) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+                &[&key.scope.as_str(), &key.id.as_str(), &owner, &token],
+            )
+            .await?;
+        if !held.lock().contains_key(&token) {
+            // Given back in this moment.
+            client.execute("DELETE FROM leases WHERE token = $1", &[&token]).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn say_alive(client: &tokio_postgres::Client, owner: &str, listens: bool) -> Result<u64, tokio_postgres::Error> {
     client
         .execute(
             "INSERT INTO runtimes (owner, seen_at, listens) VALUES ($1, clock_timestamp(), $2) \

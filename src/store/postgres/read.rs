@@ -174,6 +174,7 @@ pub async fn heads(client: &Object, filter: &HeadFilter, most: usize) -> Result<
     wanted.add("kind =", filter.kind.name());
     wanted.add_some("scope =", filter.scope.as_ref().map(|scope| scope.as_str().to_owned()));
     wanted.add_some("run_id =", filter.run_id.as_ref().map(|run| run.as_str().to_owned()));
+    wanted.add_some("name =", filter.name.clone());
     let query = format!("{HEAD} WHERE {} ORDER BY name COLLATE \"C\" LIMIT {most}", wanted.conditions());
     let found = rows(client, &query, &wanted.values()).await?;
     found.iter().map(|row| stored_head(row, filter.kind)).collect()

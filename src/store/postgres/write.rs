@@ -3,6 +3,7 @@
 use super::batch::Batch;
 use super::lease::LIVES;
 use super::link::{Link, failed};
+use super::listen::Notices;
 use crate::store::backend::Item;
 use crate::store::{Head, HeadKey, SessionKey, no_such_entry, session_exists};
 use crate::types::{Result, RunId, SessionId, now_ms};
@@ -14,11 +15,12 @@ use tokio_postgres::types::ToSql;
 pub struct WriteConnection {
     link: Arc<Link>,
     client: Option<ClientWrapper>,
+    notices: Notices,
 }
 
 impl WriteConnection {
-    pub fn new(link: Arc<Link>) -> Self {
-        Self { link, client: None }
+    pub fn new(link: Arc<Link>, notices: Notices) -> Self {
+        Self { link, client: None, notices }
     }
 
     /// Does something on the connection. One on which anything failed is given up, with its transaction.
@@ -51,12 +53,15 @@ impl WriteConnection {
         .await
     }
 
-    pub async fn write(&mut self, owner: &str, lease_seconds: f64, items: &[Item], durable: bool) -> Result<()> {
-        self.with(async |client| {
-            let batch = Batch::new(items);
-            batch.write(client, owner, lease_seconds, durable).await.map_err(|error| failed(&error))
-        })
-        .await
+    pub async fn write(&mut self, owner: &str, lease_seconds: f64, items: &[Item]) -> Result<()> {
+        let batch = Batch::new(items);
+        let has_events = batch.has_events();
+        self.with(async |client| batch.write(client, owner, lease_seconds).await.map_err(|error| failed(&error)))
+            .await?;
+        if has_events {
+            self.notices.came();
+        }
+        Ok(())
     }
 }
 
@@ -133,7 +138,7 @@ impl WriteConnection {
         self.transaction(async |client| {
             let query = format!(
                 "UPDATE runs SET owner = $2 WHERE run_id = $3 AND owner = $4 AND status = 'running' \
-                 AND NOT EXISTS (SELECT FROM runtimes WHERE runtimes.owner = $4 AND {LIVES})"
+                 AND ($2 = $4 OR NOT EXISTS (SELECT FROM runtimes WHERE runtimes.owner = $4 AND {LIVES}))"
             );
             let changed = client.execute(&query, &[&lease_seconds, &owner, &run_id.as_str(), &from]).await;
             changed.map(|rows| rows == 1).map_err(|error| failed(&error))

@@ -130,7 +130,7 @@ impl Backend for Sqlite {
     }
 
     fn adopt(&self, run_id: &RunId, from_owner: &str, owner: &str) -> Result<bool> {
-        if self.lives(from_owner)? {
+        if from_owner != owner && self.lives(from_owner)? {
             return Ok(false);
         }
         self.write(|writer| writer.adopt(run_id, from_owner, owner))

@@ -172,6 +172,7 @@ pub fn heads(connection: &Connection, filter: &HeadFilter, most: usize) -> Resul
     wanted.add("kind = ?", filter.kind.name());
     wanted.add_some("scope = ?", filter.scope.as_ref().map(|scope| scope.as_str().to_owned()));
     wanted.add_some("run_id = ?", filter.run_id.as_ref().map(|run| run.as_str().to_owned()));
+    wanted.add_some("name = ?", filter.name.clone());
     let query = format!("{HEAD} WHERE {} ORDER BY name LIMIT {most}", wanted.conditions());
     collect(connection, &query, wanted.values().as_slice(), |row| stored_head(row, filter.kind))
 }
