@@ -7,6 +7,7 @@
 
 use crate::events::LogSubscriber;
 use crate::llm::HttpPool;
+use crate::store::may_wait_here;
 use crate::types::{Error, Result, Status};
 use parking_lot::Mutex;
 use std::future::Future;
@@ -63,7 +64,7 @@ impl DriverPool {
             }
             output
         };
-        let run = || runtime.block_on(work);
+        let run = || may_wait_here(|| runtime.block_on(work));
         let output = if log.is_active() { tracing::dispatcher::with_default(&log.dispatch(), run) } else { run() };
         self.give_back(driver);
         output

@@ -49,12 +49,16 @@ pub enum Load {
     Session(Box<StoredSession>),
 }
 
-/// A database. Whatever writes is called by the writer's thread alone, one at a time, and may block.
+/// A database. Whatever writes is called one at a time, and may block: by the writer's thread or, where
+/// [`Backend::writes_in_place`], by one that waits for it.
 pub trait Backend: Send + Sync {
     /// `sqlite` or `postgres`.
     fn name(&self) -> &'static str;
 
     // ---- writing
+
+    /// Whether [`Backend::write`] may be called on a thread that is in the middle of asynchronous work. It blocks there, too.
+    fn writes_in_place(&self) -> bool;
 
     /// Writes all items in one transaction, or none. `durable`: when this returns, they survive a loss of power.
     fn write(&self, items: &[Item], durable: bool) -> Result<()>;

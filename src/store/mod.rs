@@ -34,7 +34,7 @@ pub use run_log::{RunLog, RunWrite};
 pub use session::{Prefix, Session};
 pub use sessions::SessionLease;
 pub use sqlite::{SCHEMA as SQLITE_SCHEMA, Sqlite};
-pub use writer::{Counts, Retention, Writer};
+pub use writer::{Counts, Retention, Writer, may_wait_here};
 
 use crate::config::{Durability, Limits, Persistence, RetentionConfig, WriterConfig};
 use crate::types::{Error, EventKind, Result, RunId, SessionId, Status, Transcript, now_ms};

@@ -1,7 +1,9 @@
 //! The one writer of a runtime: group commit on a thread of its own.
 //!
 //! Whoever has something to write says so and goes on. The writer waits a moment for more ([`LINGER`]), unless somebody
-//! waits for it, and writes all there is in one transaction; so what many runs do costs one commit. When a write fails
+//! waits for it, and writes all there is in one transaction; so what many runs do costs one commit. Who waits for it on a thread
+//! that has nothing else to do ([`may_wait_here`]) does not wait for the writer's thread: it writes itself, if nobody else is
+//! writing. When a write fails
 //! nothing is lost: it is tried again until it succeeds, whoever waits for it is told, and [`Writer::check`] refuses new
 //! runs meanwhile.
 
@@ -14,6 +16,7 @@ use crate::types::{Error, Result, Status, now_ms};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use schemars::JsonSchema;
 use serde::Serialize;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -36,6 +39,23 @@ pub enum Urgency {
     Soon,
 }
 
+thread_local! {
+    /// Whether this thread has nothing else to do than what it runs now.
+    static MAY_WAIT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs something on a thread that has nothing else to do: a commit that is waited for may keep it from everything else.
+pub fn may_wait_here<T>(work: impl FnOnce() -> T) -> T {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            MAY_WAIT.set(self.0);
+        }
+    }
+    let _before = Before(MAY_WAIT.replace(true));
+    work()
+}
+
 type Job = Box<dyn FnOnce(&dyn Backend) + Send>;
 
 #[derive(Default)]
@@ -47,6 +67,8 @@ struct Queue {
     waiters: Vec<oneshot::Sender<Result<()>>>,
     /// Whether one of the waiters wants it on the disk.
     durable: bool,
+    /// What could not be written on another thread is to be tried again.
+    retries: bool,
     closing: bool,
     closed: bool,
     /// Whether the database was told that nothing more comes.
@@ -54,8 +76,29 @@ struct Queue {
 }
 
 impl Queue {
+    /// Takes all that is due.
+    fn take(&mut self) -> Found {
+        let now = Instant::now();
+        let closing = self.closing;
+        let mut logs = std::mem::take(&mut self.soon);
+        while self.later.front().is_some_and(|(due, _)| *due <= now || closing) {
+            logs.extend(self.later.pop_front().map(|(_, log)| log));
+        }
+        self.retries = false;
+        Found {
+            logs,
+            items: std::mem::take(&mut self.items),
+            jobs: std::mem::take(&mut self.jobs),
+            waiters: std::mem::take(&mut self.waiters),
+            durable: std::mem::take(&mut self.durable) || closing,
+            closing,
+        }
+    }
+
     fn is_idle(&self) -> bool {
-        self.soon.is_empty() && self.items.is_empty() && self.jobs.is_empty() && self.waiters.is_empty()
+        let has_work =
+            !(self.soon.is_empty() && self.items.is_empty() && self.jobs.is_empty() && self.waiters.is_empty());
+        !has_work && !self.retries
     }
 }
 
@@ -65,6 +108,9 @@ pub struct Writer {
     config: WriterConfig,
     retention: Retention,
     queue: Mutex<Queue>,
+    /// Held by whoever writes: what could not be written. As long as there is any, nothing else is fetched: it waits where it
+    /// is, and bounds what the runs may add.
+    turn: Mutex<Vec<Item>>,
     /// Something to write, or the end.
     work: Condvar,
     ended: Condvar,
@@ -135,6 +181,7 @@ impl Writer {
             config,
             retention,
             queue: Mutex::default(),
+            turn: Mutex::default(),
             work: Condvar::new(),
             ended: Condvar::new(),
             started: AtomicBool::new(false),
@@ -224,6 +271,9 @@ impl Writer {
 
     /// Waits until everything that the run has said is written; on the disk, if `durable`.
     pub(super) async fn commit(self: &Arc<Self>, log: &Arc<RunLog>, durable: bool) -> Result<()> {
+        if let Some(written) = self.write_here(Some(log), durable) {
+            return written;
+        }
         let written = {
             let mut queue = self.queue.lock();
             queue.soon.push(Arc::clone(log));
@@ -234,6 +284,9 @@ impl Writer {
 
     /// Waits until everything that was said before is written; on the disk, if `durable`.
     pub async fn flush(self: &Arc<Self>, durable: bool) -> Result<()> {
+        if let Some(written) = self.write_here(None, durable) {
+            return written;
+        }
         let written = {
             let mut queue = self.queue.lock();
             let later: Vec<_> = queue.later.drain(..).map(|(_, log)| log).collect();
@@ -259,6 +312,38 @@ impl Writer {
             self.begin(queue, true);
         }
         answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Writes all there is on this thread. None if that must not be, or somebody else is writing: then what is said now is
+    /// written together with what others say.
+    fn write_here(self: &Arc<Self>, log: Option<&Arc<RunLog>>, durable: bool) -> Option<Result<()>> {
+        // The first write is the thread's, which looks after what is too old, too.
+        if !MAY_WAIT.get() || !self.backend.writes_in_place() || !self.started.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut retained = self.turn.try_lock().filter(|retained| retained.is_empty())?;
+        let found = {
+            let mut queue = self.queue.lock();
+            if queue.closing || !queue.jobs.is_empty() {
+                return None;
+            }
+            queue.soon.extend(log.cloned());
+            if log.is_none() {
+                let later: Vec<_> = queue.later.drain(..).map(|(_, log)| log).collect();
+                queue.soon.extend(later);
+            }
+            queue.durable |= durable;
+            queue.take()
+        };
+        let written = self.round(&mut retained, found);
+        if written.is_err() {
+            // The writer's thread goes on trying.
+            drop(retained);
+            let mut queue = self.queue.lock();
+            queue.retries = true;
+            self.begin(queue, true);
+        }
+        Some(written)
     }
 
     fn waiter(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue>, durable: bool) -> oneshot::Receiver<Result<()>> {
@@ -320,42 +405,53 @@ impl Writer {
     // ---- the writer's thread
 
     fn work(&self) {
-        // What could not be written. As long as there is any, nothing else is fetched: it waits where it is, and bounds what
-        // the runs may add.
-        let mut retained: Vec<Item> = Vec::new();
         let mut delay = None;
         let mut next_look = Instant::now();
         let mut last_tries = None;
         loop {
-            let mut found = self.wait(delay, next_look);
-            found.jobs.drain(..).for_each(|job| job(&*self.backend));
-            let mut written = self.write(&mut retained, false);
-            if written.is_ok() {
-                retained = self.fetch(&mut found);
-                written = self.write(&mut retained, found.durable);
-            }
+            self.wait(delay, next_look);
+            // In this order: what was taken first must be written first.
+            let mut retained = self.turn.lock();
+            let found = self.queue.lock().take();
+            let closing = found.closing;
+            let written = self.round(&mut retained, found);
+            let is_all = retained.is_empty();
+            drop(retained);
             delay = match &written {
                 Ok(()) => None,
                 Err(_) => Some(delay.map_or(RETRY[0], |delay: Duration| (delay * 2).min(RETRY[1]))),
             };
-            found.waiters.drain(..).for_each(|waiter| drop(waiter.send(written.clone())));
-            let closing = found.closing;
             let mut queue = self.queue.lock();
-            queue.soon.extend(found.logs);
-            queue.items.splice(0..0, found.items);
             if closing {
                 let until = *last_tries.get_or_insert_with(|| Instant::now() + LAST_TRIES);
-                let is_done = queue.is_idle() && queue.later.is_empty() && retained.is_empty();
+                let is_done = queue.is_idle() && queue.later.is_empty() && is_all;
                 if is_done || Instant::now() > until {
                     queue.closed = true;
                     self.ended.notify_all();
                     return;
                 }
-            } else if retained.is_empty() && Instant::now() >= next_look {
+            } else if is_all && Instant::now() >= next_look {
                 drop(queue);
                 next_look = self.remove_old();
             }
         }
+    }
+
+    /// Writes what was found, tells those who wait for it, and leaves what could not be written.
+    fn round(&self, retained: &mut Vec<Item>, mut found: Found) -> Result<()> {
+        found.jobs.drain(..).for_each(|job| job(&*self.backend));
+        let mut written = self.write(retained, false);
+        if written.is_ok() {
+            *retained = self.fetch(&mut found);
+            written = self.write(retained, found.durable);
+        }
+        found.waiters.drain(..).for_each(|waiter| drop(waiter.send(written.clone())));
+        if !found.logs.is_empty() || !found.items.is_empty() {
+            let mut queue = self.queue.lock();
+            queue.soon.splice(0..0, found.logs);
+            queue.items.splice(0..0, found.items);
+        }
+        written
     }
 
     /// Fetches what there is to write.
@@ -371,7 +467,7 @@ impl Writer {
 
     /// Waits for something to do: until there is something and, unless somebody waits for it, a moment longer. `retry`: what
     /// failed is tried again after this.
-    fn wait(&self, retry: Option<Duration>, next_look: Instant) -> Found {
+    fn wait(&self, retry: Option<Duration>, next_look: Instant) {
         let mut queue = self.queue.lock();
         let began = Instant::now();
         while queue.is_idle() && !queue.closing {
@@ -395,20 +491,6 @@ impl Writer {
             if self.work.wait_until(&mut queue, until).timed_out() {
                 break;
             }
-        }
-        let now = Instant::now();
-        let closing = queue.closing;
-        let mut logs = std::mem::take(&mut queue.soon);
-        while queue.later.front().is_some_and(|(due, _)| *due <= now || closing) {
-            logs.extend(queue.later.pop_front().map(|(_, log)| log));
-        }
-        Found {
-            logs,
-            items: std::mem::take(&mut queue.items),
-            jobs: std::mem::take(&mut queue.jobs),
-            waiters: std::mem::take(&mut queue.waiters),
-            durable: std::mem::take(&mut queue.durable) || closing,
-            closing,
         }
     }
 

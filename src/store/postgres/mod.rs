@@ -90,6 +90,11 @@ impl Backend for Postgres {
         "postgres"
     }
 
+    fn writes_in_place(&self) -> bool {
+        // It waits for its own runtime, which it cannot from within another.
+        false
+    }
+
     fn write(&self, items: &[Item], _durable: bool) -> Result<()> {
         // Every commit is; so there is nothing to wait for where there is nothing to write.
         if items.is_empty() {

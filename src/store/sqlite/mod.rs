@@ -108,6 +108,10 @@ impl Backend for Sqlite {
         "sqlite"
     }
 
+    fn writes_in_place(&self) -> bool {
+        true
+    }
+
     fn write(&self, items: &[Item], durable: bool) -> Result<()> {
         self.write(|writer| writer.write(items, durable))
     }
