@@ -9,6 +9,7 @@ mod budget;
 mod context;
 mod embeddings;
 mod expression;
+mod forward;
 mod middleware;
 mod mock;
 mod models;
@@ -37,6 +38,7 @@ pub use budget::{Budget, QuotaConfig};
 pub use context::{ContextStrategy, TemplateConfig};
 pub use embeddings::{EmbedCall, EmbedInput, EmbedTarget, EmbeddingsConfig, PAIRING};
 pub use expression::{EvalLimits, Expression, is_true};
+pub use forward::{Archive, Forward, ForwardConfig, S3Config};
 pub use middleware::{
     Backoff, Hook, HostMiddlewareConfig, MiddlewareConfig, OnFailure, OutputRule, RateLimitScope, RetryBudgetConfig,
     RetryOn, RetryPolicyConfig,

@@ -1,6 +1,6 @@
 //! Where sessions, events and runs are kept, how safely, and for how long.
 
-use super::Secret;
+use super::{Forward, Secret};
 use crate::types::{Error, Result};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -20,14 +20,20 @@ pub enum Persistence {
         /// The file, made if it is not there; `:memory:` for a database that is gone with the runtime. Default `par.db`, in
         /// the working directory.
         path: String,
+        /// Whether it is also kept elsewhere.
+        #[schemars(default)]
+        forward: Option<Forward>,
     },
     /// In a PostgreSQL database, which runtimes of several processes and machines may share.
     Postgres(PostgresConfig),
 }
 
+/// In the working directory.
+const USUAL_PATH: &str = "par.db";
+
 impl Default for Persistence {
     fn default() -> Self {
-        Self::Sqlite { path: "par.db".into() }
+        Self::Sqlite { path: USUAL_PATH.into(), forward: None }
     }
 }
 
@@ -35,7 +41,7 @@ impl Persistence {
     /// The files that are the runtime's own, at their real paths: no tool of an agent may touch them.
     pub fn files(&self) -> Vec<PathBuf> {
         let path = match self {
-            Self::Sqlite { path } => path,
+            Self::Sqlite { path, .. } => path,
             Self::Noop | Self::Postgres(_) => return Vec::new(),
         };
         let path = Path::new(path);
@@ -49,11 +55,21 @@ impl Persistence {
         ["", "-wal", "-shm", "-journal", "-locks"].map(named).into()
     }
 
+    /// Refuses what makes no sense.
+    pub fn check(&self, path: &str) -> Result<()> {
+        let Self::Sqlite { path: file, forward: Some(Forward::On(forward)) } = self else { return Ok(()) };
+        if file == ":memory:" {
+            let message = "a database in memory cannot be forwarded: what is not shipped in time would be lost";
+            return Err(Error::schema(format!("{path}.forward"), message).with_hint("give the path of a file"));
+        }
+        forward.check(&format!("{path}.forward"))
+    }
+
     fn from_short(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "noop" => Ok(Self::Noop),
             None if text == "sqlite" => Ok(Self::default()),
-            Some(("sqlite", path)) => Self::sqlite(path.strip_prefix("//").unwrap_or(path)),
+            Some(("sqlite", path)) => Self::sqlite(path.strip_prefix("//").unwrap_or(path), None),
             Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(PostgresConfig::at(text.to_owned()))),
             // Not repeated: it may be a database's address, with its password.
             Some(_) | None => {
@@ -62,11 +78,11 @@ impl Persistence {
         }
     }
 
-    fn sqlite(path: &str) -> Result<Self, String> {
+    fn sqlite(path: &str, forward: Option<Forward>) -> Result<Self, String> {
         if path.is_empty() || path.contains('\0') {
             return Err(format!("{path:?} cannot be the path of a database"));
         }
-        Ok(Self::Sqlite { path: path.to_owned() })
+        Ok(Self::Sqlite { path: path.to_owned(), forward })
     }
 }
 
@@ -118,6 +134,7 @@ impl PostgresConfig {
 struct Shape {
     r#type: Kind,
     path: Option<String>,
+    forward: Option<Forward>,
     url: Option<Secret>,
     password: Option<Secret>,
     schema: Option<String>,
@@ -131,6 +148,7 @@ impl Shape {
         let is_postgres = self.r#type == Kind::Postgres;
         let given = [
             ("path", self.path.is_some(), self.r#type == Kind::Sqlite),
+            ("forward", self.forward.is_some(), self.r#type == Kind::Sqlite),
             ("url", self.url.is_some(), is_postgres),
             ("password", self.password.is_some(), is_postgres),
             ("schema", self.schema.is_some(), is_postgres),
@@ -146,7 +164,7 @@ impl Shape {
         }
         match self.r#type {
             Kind::Noop => Ok(Persistence::Noop),
-            Kind::Sqlite => self.path.map_or_else(|| Ok(Persistence::default()), |path| Persistence::sqlite(&path)),
+            Kind::Sqlite => Persistence::sqlite(self.path.as_deref().unwrap_or(USUAL_PATH), self.forward),
             Kind::Postgres => {
                 let usual = PostgresConfig::at(String::new());
                 let config = PostgresConfig {

@@ -125,6 +125,7 @@ impl RuntimeConfig {
             return Err(Error::schema("config.threads", "a runtime has 1 to 256 threads"));
         }
         config.limits.check()?;
+        config.persistence.check("config.persistence")?;
         config.writer.check("config.writer")?;
         config.retention.check("config.retention")?;
         super::persistence::check_seconds(Some(config.event_retention_seconds), "config.event_retention_seconds")?;

@@ -23,6 +23,9 @@ pub struct CloseReport {
     /// Why what happened last could not be written, if it could not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unwritten: Option<Error>,
+    /// Changes that are not forwarded yet, if the database is forwarded: they go at the next start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unforwarded: Option<u64>,
     /// How long it took.
     pub duration_ms: u64,
 }
@@ -133,6 +136,7 @@ fn run(core: &Arc<Core>) {
         runs_cancelled,
         unreached,
         unwritten,
+        unforwarded: core.store.unforwarded(),
         duration_ms: millis(began.elapsed()),
     };
     *core.closing.phase.lock() = Phase::Closed(report);

@@ -117,7 +117,8 @@ impl Core {
 }
 
 impl Runtime {
-    /// Creates a runtime from its JSON configuration; `{}` is valid. Starts no thread and opens no connection.
+    /// Creates a runtime from its JSON configuration; `{}` is valid. Opens no connection and starts no thread, but the one that
+    /// forwards a database for which that is configured.
     pub fn create(config: &str) -> Result<Self> {
         Self::with_config(RuntimeConfig::from_json(config)?)
     }

@@ -72,8 +72,10 @@ methods! {
     "sessions.get" SessionsGet(stored::SessionParams): "a session with its messages";
     "sessions.list" SessionsList(stored::ScopePageParams): "the sessions of a scope, those used last first";
     "store.backup" StoreBackup(stored::BackupParams): "copies the whole database into a new file while it is in use";
+    "store.forward" StoreForward(stored::ForwardParams): "ships all that is kept to where the database is forwarded, and waits for it";
     "store.info" StoreInfo(NoParams): "how the store is doing, and how much is in it";
     "store.prune" StorePrune(stored::PruneParams): "removes what is too old, now";
+    "store.restore" StoreRestore(stored::RestoreParams): "puts what was forwarded of a database into this one, which is empty";
     "store.verify" StoreVerify(NoParams): "looks for whatever is wrong with what is stored";
     "tools.list" ToolsList(NoParams): "the registered tools";
     "tools.replace" ToolsReplace(ReplaceParams): "puts a host tool in the place of the one of that name; runs under way keep theirs";
@@ -344,8 +346,10 @@ async fn answer(core: &Arc<Core>, call: Call, caller: &Caller<'_>) -> Answer {
         Call::SessionsExport(params) => core.export_session(params).await?,
         Call::SessionsFork(params) => core.fork_session(params).await?,
         Call::StoreBackup(params) => core.back_up(params).await?,
+        Call::StoreForward(params) => core.forward(params).await?,
         Call::StoreInfo(NoParams {}) => core.store_json().await?,
         Call::StorePrune(params) => core.prune(params).await?,
+        Call::StoreRestore(params) => core.restore(params).await?,
         Call::StoreVerify(NoParams {}) => {
             let problems = core.store.verify().await?;
             json!({"ok": problems.is_empty(), "problems": problems})

@@ -5,7 +5,7 @@ use super::core::{CALLBACK, Core};
 use super::methods::list;
 use super::runs::RunInfo;
 use super::stream::Answer;
-use crate::config::strict;
+use crate::config::{Archive, strict};
 use crate::store::{
     Cutoffs, DeadLetter, EventCursor, EventFilter, Listed, Page, RunFilter, RunStatus, SessionKey, StoredRun,
 };
@@ -19,6 +19,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Items of a page that asks for no number.
 const USUAL_PAGE: usize = 100;
@@ -231,6 +232,26 @@ pub(super) struct ReplayParams {
 pub(super) struct BackupParams {
     /// A file that is not there yet.
     path: PathBuf,
+}
+
+/// Parameters of `store.forward`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ForwardParams {
+    /// How long it is waited for, 0 to 86400. Default 60.
+    #[serde(default)]
+    timeout_seconds: Option<f64>,
+}
+
+/// Parameters of `store.restore`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RestoreParams {
+    /// Where it was forwarded to, as in `persistence.forward.to`.
+    from: Archive,
+    /// What the database is named by there, if several were forwarded to it.
+    #[serde(default)]
+    source: Option<String>,
 }
 
 /// Parameters of `store.prune`: what is older goes. Default: as the runtime's config says.
@@ -515,6 +536,23 @@ impl Core {
         self.store.backup(params.path.clone()).await?;
         let bytes = std::fs::metadata(&params.path).map_or(0, |file| file.len());
         Ok(json!({"path": params.path, "bytes": bytes}))
+    }
+
+    pub(super) async fn forward(&self, params: ForwardParams) -> Result<Value> {
+        let seconds = params.timeout_seconds.unwrap_or(60.0);
+        if !(0.0..=86_400.0).contains(&seconds) {
+            return Err(Error::schema("params.timeout_seconds", "a number of seconds, 0 to 86400, is needed"));
+        }
+        Ok(json!(self.store.forward(Duration::from_secs_f64(seconds)).await?))
+    }
+
+    pub(super) async fn restore(&self, params: RestoreParams) -> Result<Value> {
+        let RestoreParams { from, source } = params;
+        from.check("params.from")?;
+        #[cfg(feature = "object-store")]
+        return Ok(json!(self.store.restore(&from, source.as_deref()).await?));
+        #[cfg(not(feature = "object-store"))]
+        Err(Error::internal(format!("{source:?} cannot be restored from {}", from.name())))
     }
 
     pub(super) async fn store_json(&self) -> Result<Value> {

@@ -10,6 +10,7 @@
 mod backend;
 mod blob;
 mod block;
+mod forward;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -23,6 +24,7 @@ mod writer;
 pub use backend::{Backend, Item, Load, SessionLock};
 pub use blob::BlobId;
 pub use block::{BlockHead, EventBlock};
+pub use forward::{ForwardInfo, ForwardState};
 #[cfg(feature = "postgres")]
 pub use postgres::Postgres;
 pub use record::{
@@ -33,11 +35,14 @@ pub use record::{
 pub use run_log::{RunLog, RunWrite};
 pub use session::{Prefix, Session};
 pub use sessions::SessionLease;
+#[cfg(feature = "object-store")]
+pub use sqlite::Restored;
 pub use sqlite::{SCHEMA as SQLITE_SCHEMA, Sqlite};
 pub use writer::{Counts, Retention, Writer, may_wait_here};
 
 use crate::config::{Durability, Limits, Persistence, RetentionConfig, WriterConfig};
 use crate::types::{Error, EventKind, Result, RunId, SessionId, Status, Transcript, now_ms};
+use forward::Forwarder;
 use memory::Blobs;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -45,6 +50,7 @@ use serde_json::value::RawValue;
 use sessions::Sessions;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// See the module's head.
 pub struct Store {
@@ -57,10 +63,16 @@ struct Durable {
     backend: Arc<dyn Backend>,
     writer: Arc<Writer>,
     durability: Durability,
+    forwarder: Option<Arc<Forwarder>>,
+    /// The backend, if it is one that an archive can be read into.
+    #[cfg(feature = "object-store")]
+    local: Option<Arc<Sqlite>>,
+    #[cfg(feature = "object-store")]
+    tls: Tls,
 }
 
 /// What a store is made of.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StoreConfig<'a> {
     /// Where.
     pub persistence: &'a Persistence,
@@ -86,8 +98,11 @@ pub struct Process {
     /// To be called first on every thread.
     pub begin_thread: ThreadStart,
     /// Makes a TLS configuration that trusts whom the machine trusts.
-    pub trusted_tls: fn() -> Result<rustls::ClientConfig>,
+    pub trusted_tls: Tls,
 }
+
+/// See [`Process::trusted_tls`].
+pub type Tls = fn() -> Result<rustls::ClientConfig>;
 
 /// See [`Process::begin_thread`].
 pub type ThreadStart = Arc<dyn Fn() + Send + Sync>;
@@ -120,6 +135,9 @@ pub struct StoreInfo {
     /// What was written.
     #[serde(flatten)]
     pub counts: Counts,
+    /// Where the database is forwarded to, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forward: Option<ForwardInfo>,
 }
 
 /// A place between two stored events: the block's number and the number of the last event in it that was seen.
@@ -146,19 +164,31 @@ impl std::fmt::Display for EventCursor {
 impl Store {
     /// Opens what is configured; a database is made, or brought to this version.
     pub fn open(config: &StoreConfig<'_>) -> Result<Self> {
-        let backend: Option<Arc<dyn Backend>> = match config.persistence {
-            Persistence::Noop => None,
-            Persistence::Sqlite { path } => Some(Arc::new(Sqlite::open(path, config.owner)?)),
+        match config.persistence {
+            Persistence::Noop => Ok(Self::with_backend(None, config)),
+            Persistence::Sqlite { path, forward } => {
+                let database = Arc::new(Sqlite::open(path, config.owner)?);
+                let forwarder = Forwarder::open(&database, forward.as_ref(), config)?;
+                let mut store = Self::with_backend(Some(Arc::clone(&database) as Arc<dyn Backend>), config);
+                if let Some(durable) = &mut store.durable {
+                    durable.forwarder = forwarder;
+                    #[cfg(feature = "object-store")]
+                    durable.local.replace(database);
+                }
+                Ok(store)
+            }
             #[cfg(feature = "postgres")]
-            Persistence::Postgres(database) => Some(Arc::new(Postgres::open(database, config.owner, &config.process)?)),
+            Persistence::Postgres(database) => {
+                let backend = Arc::new(Postgres::open(database, config.owner, &config.process)?);
+                Ok(Self::with_backend(Some(backend), config))
+            }
             #[cfg(not(feature = "postgres"))]
             Persistence::Postgres(_) => {
-                return Err(Error::new(Status::Unsupported, "this library was built without PostgreSQL")
+                Err(Error::new(Status::Unsupported, "this library was built without PostgreSQL")
                     .with_path("config.persistence")
-                    .with_hint("build it with the feature \"postgres\""));
+                    .with_hint("build it with the feature \"postgres\""))
             }
-        };
-        Ok(Self::with_backend(backend, config))
+        }
     }
 
     /// A store on this backend; without one, in memory.
@@ -175,6 +205,11 @@ impl Store {
             ),
             backend,
             durability: config.durability,
+            forwarder: None,
+            #[cfg(feature = "object-store")]
+            local: None,
+            #[cfg(feature = "object-store")]
+            tls: config.process.trusted_tls,
         });
         Self { sessions: Sessions::new(backend, most), blobs: Blobs::new(limits.max_blob_bytes), durable }
     }
@@ -200,11 +235,18 @@ impl Store {
     /// How it is doing.
     pub fn info(&self) -> StoreInfo {
         match &self.durable {
-            None => StoreInfo { backend: "noop", ok: true, error: None, backlog: 0, counts: Counts::default() },
-            Some(Durable { backend, writer, .. }) => {
+            None => {
+                let counts = Counts::default();
+                StoreInfo { backend: "noop", ok: true, error: None, backlog: 0, counts, forward: None }
+            }
+            Some(Durable { backend, writer, forwarder, .. }) => {
                 let error = writer.failure();
                 let backlog = writer.backlog();
-                StoreInfo { backend: backend.name(), ok: error.is_none(), error, backlog, counts: writer.counts() }
+                let most = writer.cutoffs().max_bytes;
+                // A database that cannot be read says so itself.
+                let forward = forwarder.as_ref().and_then(|forwarder| forwarder.info(most).ok());
+                let (backend, counts) = (backend.name(), writer.counts());
+                StoreInfo { backend, ok: error.is_none(), error, backlog, counts, forward }
             }
         }
     }
@@ -214,9 +256,19 @@ impl Store {
         self.durable.as_ref().map_or(Ok(()), |durable| durable.writer.check())
     }
 
-    /// Writes what waits, and ends. An error: what could not be written.
+    /// Changes that are not forwarded yet; none if nothing is forwarded.
+    pub fn unforwarded(&self) -> Option<u64> {
+        self.durable.as_ref()?.forwarder.as_ref()?.pending().ok()
+    }
+
+    /// Writes what waits, ships it if it is forwarded and that is soon done, and ends. An error: what could not be written.
     pub fn close(&self) -> Result<()> {
-        self.durable.as_ref().map_or(Ok(()), |durable| durable.writer.close())
+        let Some(durable) = &self.durable else { return Ok(()) };
+        let written = durable.writer.close();
+        if let Some(forwarder) = &durable.forwarder {
+            forwarder.close();
+        }
+        written
     }
 
     // ---- runs
@@ -562,6 +614,28 @@ impl Store {
     /// What is too old by the configuration.
     pub fn cutoffs(&self) -> Result<Cutoffs> {
         Ok(self.durable()?.writer.cutoffs())
+    }
+
+    /// Ships all that was kept until now, and waits until that is done.
+    pub async fn forward(&self, time: Duration) -> Result<ForwardInfo> {
+        let Durable { writer, forwarder, .. } = self.durable()?;
+        let forwarder = forwarder.as_ref().ok_or_else(forward::not_configured)?;
+        writer.flush(false).await?;
+        forwarder.ship_now(time).await?;
+        forwarder.info(writer.cutoffs().max_bytes)
+    }
+
+    /// Puts what was forwarded of a database, `source` if there are several, into this one, which is empty: all of it, or
+    /// nothing. Nothing else is written meanwhile.
+    #[cfg(feature = "object-store")]
+    pub async fn restore(&self, from: &crate::config::Archive, source: Option<&str>) -> Result<Restored> {
+        let Durable { writer, local, tls, .. } = self.durable()?;
+        let local = local.as_ref().ok_or_else(|| {
+            Error::new(Status::Unsupported, "an archive is read into an SQLite database")
+                .with_hint("configure \"sqlite:<file>\" with a file that is not there yet")
+        })?;
+        writer.flush(false).await?;
+        forward::restore::restore(local, writer, from, source, *tls).await
     }
 
     /// How much is stored.

@@ -5,10 +5,10 @@ use super::super::record::{Cutoffs, Problem, Pruned, StoreSize};
 use super::super::session::Session;
 use super::super::{Load, SessionKey};
 use super::write::{WriteConnection, number};
-use super::{failed, read};
+use super::{changes, failed, read};
 use crate::types::{Error, Result, Scope, SessionId, Status};
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, TransactionBehavior, params};
 use std::path::Path;
 use std::time::Duration;
 
@@ -36,17 +36,23 @@ pub fn prune(writer: &mut WriteConnection, cutoffs: &Cutoffs) -> Result<Pruned> 
                 .map_err(failed)?;
             Ok(removed as u64)
         };
-        // From the front alone: a gap in the numbers is a lost row.
+        // From the front alone: a gap in the numbers is a lost row. Nothing goes that is not forwarded yet.
         let events = "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT ?2) AND last_at_ms < ?1 \
                       AND id < coalesce((SELECT min(id) FROM (SELECT id, last_at_ms FROM events ORDER BY id LIMIT ?2) \
-                                         WHERE last_at_ms >= ?1), 9223372036854775807)";
+                                         WHERE last_at_ms >= ?1), 9223372036854775807) \
+                      AND id < coalesce((SELECT min(key) FROM changes WHERE kind = 'events'), 9223372036854775807)";
         let runs = "DELETE FROM runs WHERE id IN (SELECT id FROM runs WHERE ended_at_ms < ?1 \
-                    AND NOT EXISTS (SELECT 1 FROM events WHERE run = runs.id) LIMIT ?2)";
-        let blobs = "DELETE FROM blobs WHERE rowid IN (SELECT rowid FROM blobs WHERE at_ms < ?1 LIMIT ?2)";
-        let letters = "DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE at_ms < ?1 LIMIT ?2)";
+                    AND NOT EXISTS (SELECT 1 FROM events WHERE run = runs.id) \
+                    AND NOT EXISTS (SELECT 1 FROM changes WHERE kind = 'run' AND key = runs.id) LIMIT ?2)";
+        let blobs = "DELETE FROM blobs WHERE rowid IN (SELECT rowid FROM blobs WHERE at_ms < ?1 \
+                     AND NOT EXISTS (SELECT 1 FROM changes WHERE kind = 'blob' AND key = hash) LIMIT ?2)";
+        let letters = "DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE at_ms < ?1 \
+                       AND NOT EXISTS (SELECT 1 FROM changes WHERE kind = 'dead_letter' AND key = dead_letters.id) LIMIT ?2)";
         let in_use = "SELECT 1 FROM runs WHERE runs.scope = sessions.scope AND runs.session = sessions.name AND status = 'running'";
+        let waits = "SELECT 1 FROM changes WHERE kind IN ('session', 'entry') AND key = sessions.id";
         let old = format!(
-            "SELECT id FROM sessions WHERE updated_at_ms < ?1 AND NOT EXISTS ({in_use}) ORDER BY updated_at_ms LIMIT ?2"
+            "SELECT id FROM sessions WHERE updated_at_ms < ?1 AND NOT EXISTS ({in_use}) AND NOT EXISTS ({waits}) \
+             ORDER BY updated_at_ms LIMIT ?2"
         );
         remove(&format!("DELETE FROM entries WHERE session IN ({old})"), cutoffs.sessions_ms)?;
         Ok(Pruned {
@@ -92,11 +98,15 @@ fn copy(connection: &Connection, to: &Path) -> Result<()> {
     let backup = Backup::new(connection, &mut target).map_err(failed)?;
     loop {
         match backup.step(BACKUP_PAGES).map_err(failed)? {
-            StepResult::Done => return Ok(()),
+            StepResult::Done => break,
             StepResult::More => {}
             StepResult::Busy | StepResult::Locked | _ => std::thread::sleep(Duration::from_millis(5)),
         }
     }
+    drop(backup);
+    // Another database from now on: where this one is forwarded to, that one would be mistaken for it.
+    let copied = target.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    changes::stop(&copied).and_then(|()| copied.commit()).map_err(failed)
 }
 
 /// Looks for whatever is wrong.
@@ -214,7 +224,8 @@ pub fn size(connection: &Connection) -> Result<StoreSize> {
     })
 }
 
-fn used_bytes(connection: &Connection) -> Result<u64> {
+/// Bytes of the database that are in use.
+pub fn used_bytes(connection: &Connection) -> Result<u64> {
     let pages = pragma(connection, "page_count")?.saturating_sub(pragma(connection, "freelist_count")?);
     Ok(pages * pragma(connection, "page_size")?)
 }

@@ -35,6 +35,11 @@ pub fn runtime(owner: &str) -> Byte {
     byte(&[b"runtime", owner.as_bytes()])
 }
 
+/// The byte of whoever forwards the database.
+pub fn forwarder() -> Byte {
+    byte(&[b"forwarder"])
+}
+
 /// One of 2^62. Two that meet only wait for each other.
 fn byte(names: &[&[u8]]) -> Byte {
     let mut hasher = Sha256::new();

@@ -9,8 +9,11 @@
 //! of commits survives a loss of power. One that is waited for does (`FULL`).
 
 mod care;
+mod changes;
 mod locks;
 mod read;
+#[cfg(feature = "object-store")]
+mod restore;
 mod schema;
 mod write;
 
@@ -21,9 +24,12 @@ use super::record::{
 };
 use super::{BlobId, EventBlock};
 use crate::types::{AgentId, Error, Result, RunId, SessionId, Status};
+pub use changes::{Forwarding, Pending};
 use futures_util::future::BoxFuture;
 use locks::Locks;
 use parking_lot::Mutex;
+#[cfg(feature = "object-store")]
+pub use restore::Restored;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

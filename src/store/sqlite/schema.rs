@@ -11,7 +11,7 @@ use rusqlite::{Connection, TransactionBehavior};
 const APPLICATION_ID: i32 = 0x5041_5231;
 
 /// What was done, version by version. Never changed, only added to.
-pub const STEPS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
+pub const STEPS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 
 /// Makes the tables, or brings them to this version.
 pub fn prepare(connection: &mut Connection, in_memory: bool) -> Result<()> {

@@ -4,7 +4,7 @@ use super::super::backend::Item;
 use super::super::record::{DeadLetter, Head, HeadKey, RunStatus, SessionCommit, SessionKey};
 use super::super::run_log::RunWrite;
 use super::super::{EventBlock, no_such_entry, session_exists};
-use super::failed;
+use super::{changes, failed};
 use crate::types::{Changes, Result, RunId, SessionId, now_ms};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
@@ -77,6 +77,7 @@ impl WriteConnection {
                     names,
                 )?;
                 let Some(session) = session else { return Ok(false) };
+                changes::session_deleted(transaction, key.scope.as_str(), key.id.as_str())?;
                 transaction.execute("DELETE FROM entries WHERE session = ?", [session])?;
                 transaction.execute("DELETE FROM sessions WHERE id = ?", [session])?;
                 Ok(true)
@@ -182,6 +183,7 @@ impl WriteConnection {
             let mut removed = 0;
             for id in ids {
                 removed += transaction.execute("DELETE FROM dead_letters WHERE id = ?", [id]).map_err(failed)?;
+                changes::letter_removed(transaction, *id).map_err(failed)?;
             }
             Ok(removed as u64)
         })
