@@ -65,7 +65,7 @@ pub enum Archive {
 pub struct S3Config {
     /// Its name. It must be there.
     pub bucket: String,
-    /// What the names of all objects begin with. Default: nothing.
+    /// What the names of all objects begin with: letters, digits and `-_.=!*()'` between slashes. Default: nothing.
     #[serde(default)]
     pub prefix: String,
     /// The service, if it is not Amazon's: `https://host`, or `http://host` for one that is reached without TLS.
@@ -162,6 +162,17 @@ impl S3Config {
             return Err(Error::schema(
                 format!("{path}.bucket"),
                 format!("{:?} cannot be the name of a bucket", self.bucket),
+            ));
+        }
+        let is_part = |part: &str| {
+            !matches!(part, "" | "." | "..")
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.=!*()'".contains(c))
+        };
+        let prefix = self.prefix.trim_matches('/');
+        if !prefix.is_empty() && !prefix.split('/').all(is_part) {
+            let message = format!("{:?} cannot be what the names of objects begin with", self.prefix);
+            return Err(Error::schema(format!("{path}.prefix"), message).with_hint(
+                "use letters, digits and -_.=!*()' between slashes: other characters are trouble in many tools",
             ));
         }
         if let Some(endpoint) = &self.endpoint {

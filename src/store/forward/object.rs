@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// The form of the objects.
@@ -51,6 +52,7 @@ pub struct Objects {
     prefix: Path,
     /// The folder, if it is one.
     folder: Option<PathBuf>,
+    is_swept: OnceLock<()>,
     name: String,
 }
 
@@ -87,7 +89,7 @@ impl Objects {
                 (Box::new(store), Path::from(config.prefix.as_str()), None)
             }
         };
-        Ok(Self { store, prefix, folder, name })
+        Ok(Self { store, prefix, folder, is_swept: OnceLock::new(), name })
     }
 
     /// The databases whose changes are here.
@@ -139,7 +141,9 @@ impl Destination for Objects {
             let size = packed.len() as u64;
             let source = self.prefix.clone().join(&*batch.source);
             if let Some(folder) = &self.folder {
-                let made = make_private(&folder.join(&*batch.source));
+                let own = folder.join(&*batch.source);
+                let made =
+                    make_private(&own).and_then(|()| if self.is_swept.set(()).is_ok() { sweep(&own) } else { Ok(()) });
                 made.map_err(|error| trouble(&self.name, "cannot be written to", &error))?;
             }
             let path = source.join(format!("{:020}-{:020}.jsonl.gz", batch.first, batch.last));
@@ -180,6 +184,17 @@ fn make_private(folder: &std::path::Path) -> std::io::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
+}
+
+/// Removes what a process was writing when it was killed. Nobody else writes here: whoever ships has the lock.
+fn sweep(folder: &std::path::Path) -> std::io::Result<()> {
+    for file in std::fs::read_dir(folder)? {
+        let file = file?;
+        if file.file_name().to_string_lossy().contains(".jsonl.gz#") {
+            std::fs::remove_file(file.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn bucket(config: &S3Config, tls: Tls) -> Result<AmazonS3Builder> {
