@@ -161,6 +161,15 @@ impl std::fmt::Display for EventCursor {
     }
 }
 
+impl Drop for Store {
+    /// A runtime that could not be created closes nothing.
+    fn drop(&mut self) {
+        if let Some(forwarder) = self.durable.as_ref().and_then(|durable| durable.forwarder.as_ref()) {
+            forwarder.close();
+        }
+    }
+}
+
 impl Store {
     /// Opens what is configured; a database is made, or brought to this version.
     pub fn open(config: &StoreConfig<'_>) -> Result<Self> {

@@ -156,11 +156,9 @@ impl Forwarder {
                 );
                 Ok(Some(Arc::new(Self::new(database, None, store.process.trusted_tls))))
             }
-            (Some(Forward::On(config)), named) => {
-                if named.is_none() {
-                    // Before the first thing is written. Where it went elsewhere, whoever has the lock decides.
-                    database.start_forwarding(&config.to.name())?;
-                }
+            (Some(Forward::On(config)), _) => {
+                // Before the first thing is written. Where it went elsewhere, whoever has the lock decides.
+                database.begin_forwarding(&config.to.name())?;
                 let forwarder = Arc::new(Self::new(database, Some((**config).clone()), store.process.trusted_tls));
                 forwarder.start(&store.process.begin_thread)?;
                 Ok(Some(forwarder))
@@ -246,7 +244,7 @@ impl Forwarder {
                 let why = self.state.lock().error.clone();
                 let why = why.map_or_else(|| "it takes longer".to_owned(), |error| error.message().to_owned());
                 let message = format!("{} changes are not shipped yet: {why}", pending.changes);
-                return Err(Error::new(Status::Timeout, message)
+                return Err(Error::new(Status::Deadline, message)
                     .with_code("forward_incomplete")
                     .with_retryable(true)
                     .with_hint(
@@ -344,7 +342,7 @@ impl Forwarder {
                 let lock = self.database.lock_forwarding()?;
                 self.state.lock().has_lock = Some(lock.is_some());
                 let Some(lock) = lock else { return Ok(()) };
-                let named = self.database.start_forwarding(&config.to.name())?;
+                let named = self.database.move_forwarding(&config.to.name())?;
                 hand.lock = Some((lock, named.clone()));
                 named
             }

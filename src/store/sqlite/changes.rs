@@ -49,14 +49,23 @@ impl Sqlite {
         self.read(|connection| forwarding(connection).map_err(failed))
     }
 
-    /// Marks what changes from now on, to be shipped to `destination`. A place that has nothing of the database yet gets
-    /// everything.
-    pub fn start_forwarding(&self, destination: &str) -> Result<Forwarding> {
+    /// Marks what changes from now on, to be shipped to `destination`, unless that is done already.
+    pub fn begin_forwarding(&self, destination: &str) -> Result<Forwarding> {
+        self.forward_to(destination, false)
+    }
+
+    /// The same, for whoever has the right to forward: from another place, if it went there before. A place that has nothing
+    /// of the database yet gets everything.
+    pub fn move_forwarding(&self, destination: &str) -> Result<Forwarding> {
+        self.forward_to(destination, true)
+    }
+
+    fn forward_to(&self, destination: &str, moves: bool) -> Result<Forwarding> {
         self.write(|writer| {
             writer.transaction(true, |transaction| {
                 let start = || -> rusqlite::Result<Forwarding> {
                     let now = forwarding(transaction)?;
-                    if let Some(now) = now.clone().filter(|now| now.destination == destination) {
+                    if let Some(now) = now.clone().filter(|now| !moves || now.destination == destination) {
                         return Ok(now);
                     }
                     if now.is_none() {
