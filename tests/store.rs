@@ -325,7 +325,7 @@ fn backend(place: &Place, owner: &str) -> Arc<dyn Backend> {
     let parsed: RuntimeConfig =
         RuntimeConfig::from_json(&json!({"persistence": place.persistence}).to_string()).unwrap();
     match &parsed.persistence {
-        Persistence::Sqlite { path } => Arc::new(Sqlite::open(path, owner).unwrap()),
+        Persistence::Sqlite { path, .. } => Arc::new(Sqlite::open(path, owner).unwrap()),
         Persistence::Postgres(config) => {
             let process = Process { begin_thread: Arc::new(|| ()), trusted_tls: || panic!("no TLS is needed") };
             Arc::new(Postgres::open(config, owner, &process).unwrap())

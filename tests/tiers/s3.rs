@@ -14,6 +14,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// A policy that allows everything of S3, as a form has it.
+const ANYTHING: &str = "%7B%22Version%22%3A%222012-10-17%22%2C%22Statement%22%3A%5B%7B%22Effect%22%3A%22Allow%22%2C\
+                      %22Action%22%3A%22s3%3A%2A%22%2C%22Resource%22%3A%22%2A%22%7D%5D%7D";
+
 struct Server {
     process: Child,
     port: u16,
@@ -58,9 +62,7 @@ impl Server {
         }
         server.iam("Action=CreateUser&UserName=par");
         let made = server.iam("Action=CreateAccessKey&UserName=par");
-        let policy = "%7B%22Version%22%3A%222012-10-17%22%2C%22Statement%22%3A%5B%7B%22Effect%22%3A%22Allow%22%2C\
-                      %22Action%22%3A%22s3%3A%2A%22%2C%22Resource%22%3A%22%2A%22%7D%5D%7D";
-        server.iam(&format!("Action=PutUserPolicy&UserName=par&PolicyName=all&PolicyDocument={policy}"));
+        server.iam(&format!("Action=PutUserPolicy&UserName=par&PolicyName=all&PolicyDocument={ANYTHING}"));
         server.http("PUT", "/bucket", "");
         server.checks(true);
         let between = |from: &str| made.split(from).nth(1).unwrap().split('<').next().unwrap().to_owned();
@@ -83,8 +85,11 @@ impl Server {
 
     fn try_http(&self, method: &str, path: &str, body: &str) -> Option<Vec<u8>> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        let (service, kind) =
-            if path == "/" { ("iam", "application/x-www-form-urlencoded") } else { ("s3", "text/plain") };
+        let (service, kind) = match path {
+            "/" if body.contains("2011-06-15") => ("sts", "application/x-www-form-urlencoded"),
+            "/" => ("iam", "application/x-www-form-urlencoded"),
+            _ => ("s3", "text/plain"),
+        };
         let head = format!(
             "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n\
              Content-Type: {kind}\r\n\
@@ -236,4 +241,61 @@ fn a_killed_process_has_shipped_everything_to_a_bucket() {
     let objects = server.objects();
     assert!(objects.len() > 1, "{} objects", objects.len());
     assert_eq!(replayed(&objects), stored(&place.database()));
+}
+
+/// Answers every request with these credentials, as the agent of a pod does, to whoever has its token.
+fn role(credentials: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1/credentials", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if stream.read(&mut byte).unwrap_or(0) == 0 {
+                    break;
+                }
+                head.extend(byte);
+            }
+            let is_allowed = String::from_utf8_lossy(&head).to_ascii_lowercase().contains("authorization: of the pod");
+            let (status, body) = if is_allowed { ("200 OK", credentials.as_str()) } else { ("401 Unauthorized", "") };
+            let answer =
+                format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+            // Whoever asked may have been killed.
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    url
+}
+
+#[test]
+fn the_key_of_a_role_is_fetched() {
+    let Some(server) = Server::start() else { return };
+    let place = Place::new();
+    server.checks(false);
+    server.iam(&format!("Action=CreateRole&RoleName=pod&AssumeRolePolicyDocument={ANYTHING}"));
+    server.iam(&format!("Action=PutRolePolicy&RoleName=pod&PolicyName=all&PolicyDocument={ANYTHING}"));
+    let role_arn = "arn%3Aaws%3Aiam%3A%3A123456789012%3Arole%2Fpod";
+    let taken =
+        server.http("POST", "/", &format!("Action=AssumeRole&RoleArn={role_arn}&RoleSessionName=x&Version=2011-06-15"));
+    server.checks(true);
+    let between = |from: &str| taken.split(from).nth(1).unwrap().split('<').next().unwrap();
+    let credentials = json!({"AccessKeyId": between("<AccessKeyId>"), "SecretAccessKey": between("<SecretAccessKey>"),
+                             "Token": between("<SessionToken>"), "Expiration": "2099-01-01T00:00:00Z"});
+    let url = role(credentials.to_string());
+    let token = place.folder.path().join("token");
+    std::fs::write(&token, "of the pod").unwrap();
+    let to = json!({"type": "s3", "bucket": "bucket", "endpoint": format!("http://127.0.0.1:{}", server.port)});
+    let forward = json!({"to": to, "interval_seconds": 0.05, "max_batch_bytes": 65_536});
+    let keys = [
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", url.as_str()),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token.to_str().unwrap()),
+    ];
+    let mut rounds = 0;
+    while server.objects().is_empty() {
+        assert!(rounds < 20, "nothing was shipped");
+        kill::kill_often(&place.database(), &forward, 5, &keys);
+        rounds += 1;
+    }
 }
