@@ -1,4 +1,5 @@
 //! Two tiers: what a local database keeps is shipped elsewhere, whatever happens on the way.
+#![cfg(feature = "object-store")]
 
 mod archive;
 mod kill;
