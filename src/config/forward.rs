@@ -1,6 +1,6 @@
 //! Where a local database is forwarded to: `forward` of `persistence`.
 
-use super::Secret;
+use super::{PostgresConfig, Secret};
 use crate::types::{Error, Result};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -56,6 +56,8 @@ pub enum Archive {
     },
     /// A bucket of Amazon S3, or of a service that speaks like it.
     S3(S3Config),
+    /// A schema of a PostgreSQL database, which is this database's alone; default `par_archive`.
+    Postgres(PostgresConfig),
 }
 
 /// A bucket. Keys that are not given are looked for as the tools of AWS do: in the environment (`AWS_ACCESS_KEY_ID`,
@@ -101,20 +103,22 @@ impl ForwardConfig {
 impl Archive {
     /// Refuses what cannot be one, and secrets that are not there.
     pub fn check(&self, path: &str) -> Result<()> {
-        #[cfg(not(feature = "object-store"))]
-        {
-            let message = "this library was built without object storage";
-            Err(Error::new(crate::types::Status::Unsupported, message)
+        let not_built = |what: &str, feature: &str| {
+            Err(Error::new(crate::types::Status::Unsupported, format!("this library was built without {what}"))
                 .with_path(path)
-                .with_hint("use one with the cargo feature \"object-store\", which is on by default"))
-        }
-        #[cfg(feature = "object-store")]
+                .with_hint(format!("use one with the cargo feature {feature:?}, which is on by default")))
+        };
         match self {
+            Self::Folder { .. } | Self::S3(_) if !cfg!(feature = "object-store") => {
+                not_built("object storage", "object-store")
+            }
+            Self::Postgres(_) if !cfg!(feature = "postgres") => not_built("PostgreSQL", "postgres"),
             Self::Folder { path: folder } if folder.is_empty() || folder.contains('\0') => {
                 Err(Error::schema(format!("{path}.path"), format!("{folder:?} cannot be the path of a folder")))
             }
             Self::Folder { .. } => Ok(()),
             Self::S3(bucket) => bucket.check(path),
+            Self::Postgres(database) => database.url.reveal(&format!("{path}.url")).map(drop),
         }
     }
 
@@ -129,11 +133,19 @@ impl Archive {
                 let at = endpoint.as_ref().map(|endpoint| format!(" at {endpoint}")).unwrap_or_default();
                 format!("s3://{bucket}/{}{at}", prefix.trim_matches('/'))
             }
+            Self::Postgres(PostgresConfig { url, schema, .. }) => {
+                // Neither who, nor how.
+                let url = url.reveal("").unwrap_or_default();
+                let place = url.rsplit_once('@').map_or(&*url, |(_, place)| place);
+                let place = place.split_once("://").map_or(place, |(_, place)| place);
+                format!("postgres://{} schema {schema}", place.split('?').next().unwrap_or_default())
+            }
         }
     }
 
     fn from_url(text: &str) -> Result<Self, String> {
-        let wrong = || format!("expected \"file:///folder\" or \"s3://bucket/prefix\", got {text:?}");
+        // Not repeated: it may hold a password.
+        let wrong = || "expected \"file:///folder\", \"s3://bucket/prefix\" or \"postgres://…\"".to_owned();
         let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
         match scheme {
             "file" if rest.starts_with('/') => Ok(Self::Folder { path: rest.to_owned() }),
@@ -149,12 +161,17 @@ impl Archive {
                     session_token: None,
                 }))
             }
+            "postgres" | "postgresql" => {
+                Ok(Self::Postgres(PostgresConfig { schema: ARCHIVE.into(), ..PostgresConfig::at(text.to_owned()) }))
+            }
             _ => Err(wrong()),
         }
     }
 }
 
-#[cfg(feature = "object-store")]
+/// The schema of an archive, where no other is given: not the one that runtimes use.
+const ARCHIVE: &str = "par_archive";
+
 impl S3Config {
     fn check(&self, path: &str) -> Result<()> {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
@@ -211,6 +228,9 @@ struct Shape {
     access_key_id: Option<Secret>,
     secret_access_key: Option<Secret>,
     session_token: Option<Secret>,
+    url: Option<Secret>,
+    password: Option<Secret>,
+    schema: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -218,24 +238,36 @@ struct Shape {
 enum Kind {
     Folder,
     S3,
+    Postgres,
 }
 
 impl TryFrom<Shape> for Archive {
     type Error = String;
 
     fn try_from(shape: Shape) -> Result<Self, String> {
-        let Shape { r#type, path, bucket, prefix, endpoint, region, access_key_id, secret_access_key, session_token } =
-            shape;
+        let Shape {
+            r#type,
+            path,
+            bucket,
+            prefix,
+            endpoint,
+            region,
+            access_key_id,
+            secret_access_key,
+            session_token,
+            ..
+        } = shape;
         let is_bucket = prefix.is_some()
             || endpoint.is_some()
             || region.is_some()
             || access_key_id.is_some()
             || secret_access_key.is_some()
             || session_token.is_some();
+        let is_database = shape.url.is_some() || shape.password.is_some() || shape.schema.is_some();
         match (r#type, path, bucket) {
-            (Kind::Folder, Some(path), None) if !is_bucket => Ok(Self::Folder { path }),
+            (Kind::Folder, Some(path), None) if !is_bucket && !is_database => Ok(Self::Folder { path }),
             (Kind::Folder, _, _) => Err("a folder has a \"path\", and no other key".into()),
-            (Kind::S3, None, Some(bucket)) => Ok(Self::S3(S3Config {
+            (Kind::S3, None, Some(bucket)) if !is_database => Ok(Self::S3(S3Config {
                 bucket,
                 prefix: prefix.unwrap_or_default(),
                 endpoint,
@@ -244,7 +276,20 @@ impl TryFrom<Shape> for Archive {
                 secret_access_key,
                 session_token,
             })),
-            (Kind::S3, _, _) => Err("\"s3\" has a \"bucket\", and no \"path\"".into()),
+            (Kind::S3, _, _) => Err("\"s3\" has a \"bucket\", and neither a \"path\" nor a \"url\"".into()),
+            (Kind::Postgres, None, None) if !is_bucket => {
+                let usual = PostgresConfig { schema: ARCHIVE.into(), ..PostgresConfig::at(String::new()) };
+                let database = PostgresConfig {
+                    url: shape.url.ok_or("a postgres database needs its \"url\"")?,
+                    password: shape.password,
+                    schema: shape.schema.unwrap_or(usual.schema.clone()),
+                    ..usual
+                };
+                database.check().map(Self::Postgres)
+            }
+            (Kind::Postgres, _, _) => {
+                Err("\"postgres\" has \"url\", \"password\" and \"schema\", and no other key".into())
+            }
         }
     }
 }
@@ -285,7 +330,7 @@ impl FromEither for Archive {
 
 impl<'de> Deserialize<'de> for Archive {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let expected = "\"file:///folder\", \"s3://bucket/prefix\", or an object with \"type\"";
+        let expected = "\"file:///folder\", \"s3://bucket/prefix\", \"postgres://…\", or an object with \"type\"";
         deserializer.deserialize_struct("Archive", &[], Either(expected, PhantomData))
     }
 }

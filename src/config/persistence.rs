@@ -106,12 +106,12 @@ pub struct PostgresConfig {
 
 impl PostgresConfig {
     /// The database at this address.
-    fn at(url: String) -> Self {
+    pub(super) fn at(url: String) -> Self {
         Self { url: Secret::Literal(url), password: None, schema: "par".into(), pool_size: 4, lease_seconds: 15.0 }
     }
 
     /// Refuses what makes no sense.
-    fn check(self) -> Result<Self, String> {
+    pub(super) fn check(self) -> Result<Self, String> {
         let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
         let starts_well =
             !self.schema.starts_with(|first: char| first.is_ascii_digit()) && !self.schema.starts_with("pg_");

@@ -189,6 +189,12 @@ impl RunRequest {
             if id.is_some_and(|id| id.is_empty() || id.len() > 256) {
                 return Err(Error::schema(at(key), "an id has 1 to 256 bytes"));
             }
+            if id.is_some_and(|id| id.contains('\0')) {
+                return Err(Error::schema(at(key), "an id has no zero character"));
+            }
+        }
+        if self.scope.as_str().len() > 256 || self.scope.as_str().contains('\0') {
+            return Err(Error::schema(at("scope"), "a scope has 256 bytes at most, and no zero character"));
         }
         Ok(())
     }

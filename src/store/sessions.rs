@@ -57,6 +57,9 @@ impl Sessions {
 
     /// Waits until nobody else works on the session, creating it if it is new. `waits`: or else fails if somebody does.
     pub async fn lease(&self, key: &SessionKey, waits: bool) -> Result<SessionLease> {
+        if [key.scope.as_str(), key.id.as_str()].iter().any(|name| name.contains('\0')) {
+            return Err(Error::new(Status::InvalidArg, "the name of a session has no zero character"));
+        }
         let slot = self.slot(key)?;
         let turn = match waits {
             true => Arc::clone(&slot.turn).lock_owned().await,

@@ -3,6 +3,7 @@
 
 mod archive;
 mod kill;
+mod postgres;
 mod s3;
 #[path = "../support/mod.rs"]
 mod support;

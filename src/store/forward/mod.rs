@@ -42,14 +42,18 @@ pub trait Destination: Send + Sync {
 }
 
 /// Reaches a destination. Opens no connection yet.
-#[cfg(feature = "object-store")]
 fn reach(archive: &Archive, tls: Tls) -> Result<Box<dyn Destination>> {
-    Ok(Box::new(object::Objects::open(archive, tls)?))
-}
-
-#[cfg(not(feature = "object-store"))]
-fn reach(archive: &Archive, _: Tls) -> Result<Box<dyn Destination>> {
-    archive.check("config.persistence.forward.to").and_then(|()| Err(Error::internal("no destination is built in")))
+    match archive {
+        #[cfg(feature = "object-store")]
+        Archive::Folder { .. } | Archive::S3(_) => Ok(Box::new(object::Objects::open(archive, tls)?)),
+        #[cfg(feature = "postgres")]
+        Archive::Postgres(database) => Ok(Box::new(super::postgres::Archive::open(database, tls)?)),
+        #[cfg(not(all(feature = "object-store", feature = "postgres")))]
+        other => {
+            let _ = tls;
+            other.check("config.persistence.forward.to").and_then(|()| Err(Error::internal("it is not built in")))
+        }
+    }
 }
 
 /// What is forwarded, and what came of it; `store.forward` in `par_runtime_info`.

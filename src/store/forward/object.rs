@@ -88,6 +88,14 @@ impl Objects {
                 let store = bucket(config, tls)?.build().map_err(|error| unusable(&error))?;
                 (Box::new(store), Path::from(config.prefix.as_str()), None)
             }
+            Archive::Postgres(_) => {
+                return Err(Error::new(
+                    Status::Unsupported,
+                    "what was forwarded to PostgreSQL is not read back by this",
+                )
+                .with_path("params.from")
+                .with_hint("it is a database already: see \"Two tiers\" in docs/persistence.md"));
+            }
         };
         Ok(Self { store, prefix, folder, is_swept: OnceLock::new(), name })
     }

@@ -8,6 +8,7 @@
 //! that fails loses nothing that this process has written. Leases do not wait: those that are lost are taken anew.
 
 mod address;
+mod archive;
 mod batch;
 mod care;
 mod lease;
@@ -26,6 +27,7 @@ use super::{BlobId, EventBlock, Process};
 use crate::config::PostgresConfig;
 use crate::types::{AgentId, Error, Result, RunId, SessionId, Status};
 use address::Address;
+pub use archive::Archive;
 use futures_util::future::BoxFuture;
 use lease::Leases;
 use link::Link;
