@@ -10,6 +10,7 @@
 mod backend;
 mod blob;
 mod block;
+mod follow;
 mod forward;
 mod memory;
 #[cfg(feature = "postgres")]
@@ -24,6 +25,7 @@ mod writer;
 pub use backend::{Backend, Item, Load, SessionLock};
 pub use blob::BlobId;
 pub use block::{BlockHead, EventBlock};
+pub use follow::Followed;
 pub use forward::{ForwardInfo, ForwardState};
 #[cfg(feature = "postgres")]
 pub use postgres::Postgres;
@@ -141,7 +143,7 @@ pub struct StoreInfo {
 }
 
 /// A place between two stored events: the block's number and the number of the last event in it that was seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventCursor {
     block: i64,
     seq: u64,
@@ -535,38 +537,9 @@ impl Store {
         after: Option<EventCursor>,
         limit: usize,
     ) -> Result<(Vec<Box<RawValue>>, Option<EventCursor>)> {
-        /// Blocks read at once.
-        const BLOCKS: usize = 64;
-        let Durable { backend, writer, .. } = self.durable()?;
-        writer.flush(false).await?;
-        let mut found = Vec::new();
-        let mut seen = after;
-        // The block that the cursor is in may have more.
-        let mut behind = after.map(|after| after.block - 1);
-        loop {
-            let blocks = backend.events(filter, Page { after: behind, limit: BLOCKS }).await?;
-            let is_last = blocks.len() < BLOCKS;
-            behind = blocks.last().map_or(behind, |(number, _)| Some(*number));
-            for (number, block) in blocks {
-                let lines = block::lines(&block.body)?;
-                for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                    let event = StoredEvent::read(line)?;
-                    if seen.is_some_and(|seen| seen.block == number && event.seq <= seen.seq) {
-                        continue;
-                    }
-                    if event.is_wanted(filter) {
-                        if found.len() >= limit {
-                            return Ok((found, seen));
-                        }
-                        found.push(raw(line)?);
-                    }
-                    seen = Some(EventCursor { block: number, seq: event.seq });
-                }
-            }
-            if is_last {
-                return Ok((found, None));
-            }
-        }
+        self.durable()?.writer.flush(false).await?;
+        let (found, next) = self.scan(filter, after, i64::MAX, limit).await?;
+        Ok((found.into_iter().map(|(_, event)| event).collect(), next))
     }
 
     // ---- care
@@ -578,11 +551,20 @@ impl Store {
         backend.dead_letters(page).await
     }
 
-    /// Keeps an event that could not be delivered. Where nothing is kept, or more waits to be written than may, it is lost,
-    /// and whoever lost it has counted it.
-    pub fn keep_dead_letter(&self, letter: DeadLetter) {
-        if let Some(durable) = self.durable.as_ref().filter(|durable| durable.writer.has_room()) {
-            durable.writer.push(Item::DeadLetter(Box::new(letter)));
+    /// Keeps an event that could not be delivered. False where nothing is kept, or more waits to be written than may: it is
+    /// lost then, and whoever lost it counts it.
+    pub fn keep_dead_letter(&self, letter: DeadLetter) -> bool {
+        let durable = self.durable.as_ref().filter(|durable| durable.writer.has_room());
+        if let Some(Durable { writer, .. }) = durable {
+            writer.push(Item::DeadLetter(Box::new(letter)));
+        }
+        durable.is_some()
+    }
+
+    /// Completes when more may wait to be written.
+    pub async fn room(&self) {
+        if let Some(Durable { writer, .. }) = &self.durable {
+            writer.room().await;
         }
     }
 

@@ -34,11 +34,14 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// How long SQLite waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it sleeps between two looks whether a session is free.
 const LOCK_DELAYS: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(50)];
+/// How long whoever follows the events sleeps between two looks at what other processes have committed.
+const TAIL_DELAY: Duration = Duration::from_millis(50);
 /// Connections kept for reading.
 const MOST_READERS: usize = 4;
 
@@ -52,6 +55,8 @@ pub struct Sqlite {
     writer: Mutex<write::WriteConnection>,
     readers: Mutex<Vec<Connection>>,
     locks: Option<Locks>,
+    /// Items were committed.
+    committed: Notify,
     /// Held as long as this runtime lives.
     _alive: Option<SessionLock>,
 }
@@ -77,6 +82,7 @@ impl Sqlite {
             writer: Mutex::new(write::WriteConnection::new(connection)),
             readers: Mutex::default(),
             locks,
+            committed: Notify::new(),
             _alive: alive,
         })
     }
@@ -119,7 +125,9 @@ impl Backend for Sqlite {
     }
 
     fn write(&self, items: &[Item], durable: bool) -> Result<()> {
-        self.write(|writer| writer.write(items, durable))
+        self.write(|writer| writer.write(items, durable))?;
+        self.committed.notify_waiters();
+        Ok(())
     }
 
     fn delete_session(&self, key: &SessionKey) -> Result<bool> {
@@ -239,6 +247,20 @@ impl Backend for Sqlite {
 
     fn events<'a>(&'a self, filter: &'a EventFilter, page: Page) -> BoxFuture<'a, Result<Vec<(i64, EventBlock)>>> {
         ready!(self.read(|connection| read::events(connection, filter, page)))
+    }
+
+    fn tail(&self, after: Option<i64>) -> BoxFuture<'_, Result<i64>> {
+        Box::pin(async move {
+            loop {
+                // Before the look: a commit just after it is not missed.
+                let committed = self.committed.notified();
+                let newest = self.read(read::newest_events)?;
+                if after.is_none_or(|after| newest > after) {
+                    return Ok(newest);
+                }
+                let _ = tokio::time::timeout(TAIL_DELAY, committed).await;
+            }
+        })
     }
 
     fn blob<'a>(&'a self, id: &'a BlobId) -> BoxFuture<'a, Result<Option<Arc<[u8]>>>> {

@@ -196,6 +196,16 @@ pub fn events(connection: &Connection, filter: &EventFilter, page: Page) -> Resu
     collect(connection, &query, wanted.values().as_slice(), |row| Ok((row.get(0)?, block(row, 1)?)))
 }
 
+/// The number of the newest block there ever was. Blocks are numbered as they are committed, since one transaction at a time
+/// writes, and no number is used twice.
+pub fn newest_events(connection: &Connection) -> Result<i64> {
+    connection
+        .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
+        .and_then(|mut query| query.query_row([], |row| row.get(0)).optional())
+        .map(Option::unwrap_or_default)
+        .map_err(failed)
+}
+
 /// A block whose columns begin at `at`.
 pub fn block(row: &Row<'_>, at: usize) -> rusqlite::Result<EventBlock> {
     let head = BlockHead {
