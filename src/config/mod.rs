@@ -8,6 +8,7 @@ mod approval;
 mod budget;
 mod context;
 mod embeddings;
+mod event_bus;
 mod expression;
 mod forward;
 mod middleware;
@@ -37,6 +38,7 @@ pub use approval::Decision;
 pub use budget::{Budget, QuotaConfig};
 pub use context::{ContextStrategy, TemplateConfig};
 pub use embeddings::{EmbedCall, EmbedInput, EmbedTarget, EmbeddingsConfig, PAIRING};
+pub use event_bus::{DeliverTo, EventBusConfig, Reach, SubscribeParams, WhenFull};
 pub use expression::{EvalLimits, Expression, is_true};
 pub use forward::{Archive, Forward, ForwardConfig, S3Config};
 pub use middleware::{

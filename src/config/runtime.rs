@@ -1,9 +1,9 @@
 //! The runtime's configuration: `par_runtime_create`.
 
 use super::{
-    BashConfirm, Budget, Durability, EmbeddingsConfig, EvalLimits, MiddlewareConfig, ModelProfile, Persistence,
-    ProviderConfig, QuotaConfig, RecordConfig, RetentionConfig, ShellConfig, WebConfig, WorkspaceConfig, WriterConfig,
-    check_name,
+    BashConfirm, Budget, Durability, EmbeddingsConfig, EvalLimits, EventBusConfig, MiddlewareConfig, ModelProfile,
+    Persistence, ProviderConfig, QuotaConfig, RecordConfig, RetentionConfig, ShellConfig, WebConfig, WorkspaceConfig,
+    WriterConfig, check_name,
 };
 use crate::types::{Error, Result, Status};
 use schemars::JsonSchema;
@@ -35,6 +35,8 @@ pub struct RuntimeConfig {
     pub event_retention_seconds: f64,
     /// How long everything else is kept.
     pub retention: RetentionConfig,
+    /// How events reach whoever subscribes to them.
+    pub event_bus: EventBusConfig,
     /// Whether runs that did not live to end go on by themselves, as soon as their agent is registered.
     pub resume_unfinished: bool,
     /// The folder that file tools and the shell work in. Default: the current one when the runtime is created.
@@ -96,6 +98,7 @@ impl Default for RuntimeConfig {
             writer: WriterConfig::default(),
             event_retention_seconds: 604_800.0,
             retention: RetentionConfig::default(),
+            event_bus: EventBusConfig::default(),
             resume_unfinished: false,
             workspace: None,
             shell: ShellConfig::default(),
@@ -128,6 +131,7 @@ impl RuntimeConfig {
         config.persistence.check("config.persistence")?;
         config.writer.check("config.writer")?;
         config.retention.check("config.retention")?;
+        config.event_bus.check("config.event_bus")?;
         super::persistence::check_seconds(Some(config.event_retention_seconds), "config.event_retention_seconds")?;
         if !(config.shutdown.drain_timeout >= 0.0 && config.shutdown.drain_timeout <= 86_400.0) {
             return Err(Error::schema("config.shutdown.drain_timeout", "a number of seconds, 0 to 86400, is needed"));
@@ -197,6 +201,8 @@ limits! {
     inbox_queue_events: 10_000, 1 to 1_000_000;
     /// Messages waiting for the callback thread. Host work is never dropped; events and logs are, and counted.
     callback_queue_events: 10_000, 1 to 1_000_000;
+    /// Subscriptions to events at the same time. More: `PAR_ERR_LIMIT`.
+    max_subscriptions: 1_000, 1 to 100_000;
     /// Bytes of one tool result. More: `PAR_ERR_TOO_LARGE` for the host, an error for the model.
     max_tool_result_bytes: 16_777_216, 1_024 to 268_435_456;
     /// Bytes of a tool result that the model is shown; of a larger one it sees head and tail, and the whole is kept.

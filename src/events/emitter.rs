@@ -3,10 +3,10 @@
 //! A run and the runs below it share a [`Channel`]: one stream, one numbering. Each has an [`Emitter`] of its own, which
 //! knows how its events are addressed.
 
-use super::{Hub, Queue};
+use super::{Hub, Origin, Queue};
 use crate::config::{Events, Overflow};
 use crate::store::RunLog;
-use crate::types::{Envelope, EventBody};
+use crate::types::{Envelope, EventBody, EventKind};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -19,6 +19,8 @@ pub struct Emitter {
     envelope: Envelope,
     /// 0 for the run whose stream it is, 1 for those it started, and so on.
     depth: u32,
+    /// The run whose events they are to whoever listens to the runtime; none for a method.
+    origin: Option<Arc<Origin>>,
     channel: Arc<Channel>,
 }
 
@@ -43,6 +45,7 @@ struct Held {
     is_reasoning: bool,
     envelope: Envelope,
     depth: u32,
+    origin: Option<Arc<Origin>>,
 }
 
 /// What the request says about its stream.
@@ -65,7 +68,10 @@ impl Default for Wishes {
 }
 
 /// A terminal event that nobody was told yet.
-pub struct Sealed(Vec<u8>);
+pub struct Sealed {
+    kind: EventKind,
+    event: Vec<u8>,
+}
 
 impl Emitter {
     /// The emitter of one run. Without a `queue` the run is blocking and only the hub sees its events.
@@ -83,12 +89,17 @@ impl Emitter {
         last_seq: u64,
     ) -> Self {
         let state = Mutex::new(State { next_seq: last_seq + 1, held: None, scratch: Vec::new() });
-        Self { envelope, depth: 0, channel: Arc::new(Channel { queue, hub, log, wishes, state }) }
+        Self { envelope, depth: 0, origin: None, channel: Arc::new(Channel { queue, hub, log, wishes, state }) }
     }
 
-    /// The emitter of a run below this one.
+    /// The emitter of a run below this one, whose events are also of this one.
     pub fn child(&self, envelope: Envelope) -> Self {
-        Self { envelope, depth: self.depth + 1, channel: Arc::clone(&self.channel) }
+        Self { envelope, depth: self.depth + 1, origin: self.origin.clone(), channel: Arc::clone(&self.channel) }
+    }
+
+    /// The same, of a run of its own.
+    pub fn of(self, origin: Origin) -> Self {
+        Self { origin: Some(Arc::new(origin)), ..self }
     }
 
     /// The number the next event will have.
@@ -124,8 +135,8 @@ impl Emitter {
             }
             Some(_) | None => {
                 self.flush(&mut state);
-                let (envelope, depth) = (self.envelope.clone(), self.depth);
-                state.held = Some(Held { text: text.to_owned(), is_reasoning, envelope, depth });
+                let Self { envelope, depth, origin, .. } = self.clone();
+                state.held = Some(Held { text: text.to_owned(), is_reasoning, envelope, depth, origin });
             }
         }
     }
@@ -133,6 +144,9 @@ impl Emitter {
     /// Whether the producer may go on at once.
     pub fn is_ready(&self) -> bool {
         if self.channel.log.as_ref().is_some_and(|log| !log.has_room()) {
+            return false;
+        }
+        if !self.channel.hub.is_ready(self.origin.as_deref()) {
             return false;
         }
         match (&self.channel.queue, self.channel.wishes.overflow) {
@@ -150,6 +164,7 @@ impl Emitter {
         if let Some(log) = &self.channel.log {
             log.room().await;
         }
+        self.channel.hub.ready(self.origin.as_deref()).await;
         match &self.channel.queue {
             Some(queue) => queue.room().await,
             None => return,
@@ -165,26 +180,28 @@ impl Emitter {
     /// Emits the one terminal event.
     pub fn finish(&self, body: &EventBody<'_>) {
         let mut state = self.channel.state.lock();
-        self.flush(&mut state);
-        if self.encode(&mut state, body, self.channel.queue.is_some()) {
-            self.tell_end(&state.scratch);
+        if self.encode_end(&mut state, body) {
+            self.tell_end(body.kind(), &state.scratch);
         }
     }
 
     /// Numbers and keeps the one terminal event, and tells nobody yet.
     pub fn seal(&self, body: &EventBody<'_>) -> Sealed {
         let mut state = self.channel.state.lock();
-        self.flush(&mut state);
-        match self.encode(&mut state, body, self.channel.queue.is_some()) {
-            true => Sealed(state.scratch.clone()),
-            false => Sealed(Vec::new()),
-        }
+        let event = if self.encode_end(&mut state, body) { state.scratch.clone() } else { Vec::new() };
+        Sealed { kind: body.kind(), event }
+    }
+
+    fn encode_end(&self, state: &mut State, body: &EventBody<'_>) -> bool {
+        self.flush(state);
+        let is_wanted = self.channel.queue.is_some() || self.is_told(body.kind());
+        self.encode(state, body, is_wanted)
     }
 
     /// Tells the terminal event.
     pub fn unseal(&self, sealed: &Sealed) {
-        if !sealed.0.is_empty() {
-            self.tell_end(&sealed.0);
+        if !sealed.event.is_empty() {
+            self.tell_end(sealed.kind, &sealed.event);
         }
     }
 
@@ -193,16 +210,21 @@ impl Emitter {
         let seq = self.channel.state.lock().next_seq - 1;
         let mut event = Vec::new();
         self.envelope.write(seq, body, &mut event);
-        self.tell_end(&event);
+        self.tell_end(body.kind(), &event);
     }
 
-    fn tell_end(&self, event: &[u8]) {
+    fn tell_end(&self, kind: EventKind, event: &[u8]) {
         if let Some(queue) = &self.channel.queue {
             queue.stage_terminal(event);
         }
-        if self.channel.hub.is_active() {
-            self.channel.hub.publish(event);
+        if self.is_told(kind) {
+            self.channel.hub.publish(self.origin.as_deref(), kind, event);
         }
+    }
+
+    /// Whether anyone besides the stream wants an event of this type.
+    fn is_told(&self, kind: EventKind) -> bool {
+        self.channel.hub.wants(self.origin.as_deref(), kind)
     }
 
     /// Hands host work to whoever takes it: the callback, the run's own stream, the inbox. False if nobody does.
@@ -246,19 +268,22 @@ impl Emitter {
     fn write(&self, state: &mut State, body: &EventBody<'_>) {
         let wishes = &self.channel.wishes;
         let wanted = (wishes.events == Events::All && self.depth <= wishes.max_depth) || body.is_host_work();
-        if !self.encode(state, body, wanted && self.channel.queue.is_some()) {
+        let queue = self.channel.queue.as_ref().filter(|_| wanted);
+        let kind = body.kind();
+        let is_told = self.is_told(kind);
+        if !self.encode(state, body, queue.is_some() || is_told) {
             return;
         }
-        if let Some(queue) = self.channel.queue.as_ref().filter(|_| wanted) {
+        if let Some(queue) = queue {
             queue.stage(&state.scratch);
         }
-        if self.channel.hub.is_active() {
-            self.channel.hub.publish(&state.scratch);
+        if is_told {
+            self.channel.hub.publish(self.origin.as_deref(), kind, &state.scratch);
         }
     }
 
-    /// Numbers the event and keeps it, and encodes it unless neither the queue nor anybody else takes it.
-    fn encode(&self, state: &mut State, body: &EventBody<'_>, queued: bool) -> bool {
+    /// Numbers the event and keeps it, and encodes it if anybody else takes it (`is_wanted`).
+    fn encode(&self, state: &mut State, body: &EventBody<'_>, is_wanted: bool) -> bool {
         let seq = state.next_seq;
         state.next_seq += 1;
         let mut log = self.channel.log.as_ref();
@@ -269,7 +294,7 @@ impl Emitter {
             keeps.piece(&self.envelope, seq, piece, text);
             log = None;
         }
-        if !queued && log.is_none() && !self.channel.hub.is_active() {
+        if !is_wanted && log.is_none() {
             return false;
         }
         if state.scratch.capacity() == 0 {
@@ -284,8 +309,8 @@ impl Emitter {
     }
 
     fn flush(&self, state: &mut State) {
-        if let Some(Held { text, is_reasoning, envelope, depth }) = state.held.take() {
-            let of = Self { envelope, depth, channel: Arc::clone(&self.channel) };
+        if let Some(Held { text, is_reasoning, envelope, depth, origin }) = state.held.take() {
+            let of = Self { envelope, depth, origin, channel: Arc::clone(&self.channel) };
             of.write_text(state, &text, is_reasoning);
         }
     }

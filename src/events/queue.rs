@@ -170,10 +170,10 @@ impl Queue {
         lost
     }
 
-    /// Appends an event if that makes no other go. False if there is no room.
+    /// Appends an event if that makes no other go. False if there is no room, or no reader.
     pub fn push_if_room(&self, event: &[u8]) -> bool {
         let state = self.state.lock();
-        let fits = self.fits(&state) && !state.ended;
+        let fits = self.fits(&state) && !state.ended && !state.abandoned;
         if fits {
             self.append(state, event, When::Now);
         }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::ThreadId;
 use std::time::Instant;
+use tokio::sync::Notify;
 
 type Call = Box<dyn Fn(u64, &[u8]) + Send>;
 
@@ -74,12 +75,16 @@ struct Item {
     slot: CallbackSlot,
     token: u64,
     json: Vec<u8>,
+    /// Whether it makes way for nothing: it was only taken because there was room.
+    stays: bool,
 }
 
 #[derive(Default)]
 struct State {
     slots: [Option<Arc<Mutex<Callback>>>; SLOTS],
     queue: VecDeque<Item>,
+    /// What stayed until its callback was unregistered.
+    uncalled: Vec<Vec<u8>>,
     /// Registrations to be dropped by the thread.
     retired: Vec<Arc<Mutex<Callback>>>,
     /// How many registrations were retired, and how many of those dropped: what a barrier compares.
@@ -95,6 +100,8 @@ struct State {
 pub(super) struct Callbacks {
     state: Mutex<State>,
     changed: Condvar,
+    /// There is room in the queue again.
+    room: Notify,
     /// One bit a slot, to be read without the lock.
     registered: AtomicU8,
     max_queued: usize,
@@ -102,7 +109,13 @@ pub(super) struct Callbacks {
 
 impl Callbacks {
     pub fn new(max_queued: usize) -> Self {
-        Self { state: Mutex::default(), changed: Condvar::new(), registered: AtomicU8::new(0), max_queued }
+        Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            room: Notify::new(),
+            registered: AtomicU8::new(0),
+            max_queued,
+        }
     }
 
     /// Whether a slot has a callback.
@@ -141,6 +154,12 @@ impl Callbacks {
             None => self.registered.fetch_and(!bit, Ordering::AcqRel),
         };
         let old = state.slots.get_mut(slot as usize).and_then(|place| std::mem::replace(place, new));
+        if is_barrier {
+            let (left, queue) = state.queue.drain(..).partition(|item| item.stays && item.slot == slot);
+            state.queue = queue;
+            let left: VecDeque<Item> = left;
+            state.uncalled.extend(left.into_iter().map(|item| item.json));
+        }
         if let Some(old) = old {
             state.retired.push(old);
             state.retired_total += 1;
@@ -159,7 +178,7 @@ impl Callbacks {
     pub fn deliver(&self, slot: CallbackSlot, token: u64, json: &[u8]) {
         let mut state = self.state.lock();
         if !state.stopped {
-            state.queue.push_back(Item { slot, token, json: json.to_vec() });
+            state.queue.push_back(Item { slot, token, json: json.to_vec(), stays: false });
             self.changed.notify_all();
         }
     }
@@ -172,7 +191,7 @@ impl Callbacks {
         let mut state = self.state.lock();
         let mut lost_event = None;
         if state.queue.len() >= self.max_queued
-            && let Some(at) = state.queue.iter().position(|item| !item.slot.is_host_work())
+            && let Some(at) = state.queue.iter().position(|item| !item.slot.is_host_work() && !item.stays)
             && let Some(item) = state.queue.remove(at)
             && let Some(lost) = state.lost.get_mut(item.slot as usize)
         {
@@ -180,7 +199,7 @@ impl Callbacks {
             lost_event = (item.slot == CallbackSlot::Event).then_some(item.json);
         }
         if !state.stopped {
-            state.queue.push_back(Item { slot, token: 0, json: json.to_vec() });
+            state.queue.push_back(Item { slot, token: 0, json: json.to_vec(), stays: false });
             self.changed.notify_all();
         }
         lost_event
@@ -191,10 +210,26 @@ impl Callbacks {
         let mut state = self.state.lock();
         let fits = self.has(slot) && !state.stopped && state.queue.len() < self.max_queued;
         if fits {
-            state.queue.push_back(Item { slot, token: 0, json: json.to_vec() });
+            state.queue.push_back(Item { slot, token: 0, json: json.to_vec(), stays: true });
             self.changed.notify_all();
         }
         fits
+    }
+
+    /// Completes when there may be room. Cancel safe.
+    pub async fn room(&self) {
+        loop {
+            let notified = self.room.notified();
+            if self.state.lock().queue.len() < self.max_queued {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// What [`Callbacks::deliver_if_room`] had queued for callbacks that were unregistered before they were called for it.
+    pub fn take_uncalled(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.state.lock().uncalled)
     }
 
     /// Messages waiting.
@@ -259,6 +294,9 @@ impl Callbacks {
                 self.changed.wait(&mut state);
                 continue;
             };
+            if state.queue.len() < self.max_queued {
+                self.room.notify_waiters();
+            }
             let Some(callback) = state.slots.get(item.slot as usize).and_then(Clone::clone) else { continue };
             let lost = state.lost.get_mut(item.slot as usize).map(std::mem::take).unwrap_or(0);
             drop(state);

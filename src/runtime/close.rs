@@ -121,6 +121,9 @@ fn run(core: &Arc<Core>) {
     }
     if let Some(workers) = core.workers.take() {
         workers.block_on(core.scope.join());
+        // Last: what the runs said when they ended is delivered, too.
+        core.deliveries.cancel().cancel("the runtime was closed");
+        workers.block_on(core.deliveries.join());
         // The threads end at once, but for helpers of libraries, such as name lookups: those are not waited for long.
         workers.shutdown_timeout(Duration::from_millis(500));
     }

@@ -15,7 +15,7 @@ use crate::config::{
     AgentConfig, Decision, Limits, LogLevel, ProviderConfig, RuntimeConfig, Steering, ToolConfig,
     providers_from_environment, strict,
 };
-use crate::events::{Bounds, Hub, LogSubscriber, Queue};
+use crate::events::{Bounds, Bus, Hub, LogSubscriber, Queue};
 use crate::llm::{HttpPool, Provider, Recorder, trusted_tls};
 use crate::middleware::Chain;
 use crate::store::{DeadLetter, Process, Store, StoreConfig};
@@ -29,8 +29,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -80,6 +80,9 @@ pub(super) struct Core {
     pub store: Arc<Store>,
     pub desk: Arc<HostDesk>,
     pub hub: Arc<Hub>,
+    pub bus: Arc<Bus>,
+    /// The tasks that deliver to subscriptions: they end after all others, whose last events they deliver.
+    pub deliveries: Scope,
     pub log: Arc<LogSubscriber>,
     pub inbox: Arc<Queue>,
     pub callbacks: Arc<Callbacks>,
@@ -167,6 +170,8 @@ impl Runtime {
             .budget
             .filter(|budget| !budget.is_unlimited())
             .map(|budget| Arc::new(Ledger::new("runtime", budget, None, Spent::default(), Duration::ZERO)));
+        let hub = Arc::<Hub>::default();
+        let bus = Bus::new(config.event_bus, limits.max_subscriptions, Arc::clone(&store), Arc::clone(&hub));
         let core = Arc::new_cyclic(|core| Core {
             shared_id: Arc::from(id.as_str()),
             id,
@@ -188,7 +193,9 @@ impl Runtime {
             helpers,
             store,
             desk: Arc::default(),
-            hub: Arc::default(),
+            hub,
+            bus: Arc::new(bus),
+            deliveries: Scope::new(),
             log,
             inbox: Arc::new(Queue::new(inbox_bounds)),
             callbacks: Arc::new(Callbacks::new(limits.callback_queue_events)),
@@ -361,6 +368,8 @@ impl Runtime {
         core.callbacks.set(slot, callback, &core.log)?;
         if registers {
             core.connect_callback(slot, level, true);
+        } else {
+            core.keep_uncalled();
         }
         Ok(())
     }
@@ -397,11 +406,12 @@ impl Runtime {
                 "failed": count(&core.metrics.runs_failed),
                 "cancelled": count(&core.metrics.runs_cancelled),
             },
-            "tasks": core.scope.len(),
+            "tasks": core.scope.len() + core.deliveries.len(),
             "host_calls_open": core.desk.waiting(),
             "approvals_open": core.approvals.list().len(),
             "inbox": {"queued": inbox_queued, "dropped": inbox_dropped},
             "callbacks": {"queued": core.callbacks.queued()},
+            "event_bus": core.bus.info(),
             "store": core.store.info(),
             "limits": core.limits(),
         });
@@ -427,20 +437,20 @@ impl Core {
         self.desk.set_inbox(Arc::new(move |_, json| inbox.push(json)));
         if self.config.inbox.events {
             let inbox = Arc::clone(&self.inbox);
+            let core = Arc::downgrade(self);
             // Host work has one place each; the inbox gets its own by another way.
-            let store = Arc::clone(&self.store);
             let subscriber: crate::events::Subscriber = Arc::new(move |json| {
                 if !is_host_work(json) {
-                    keep_lost(&store, INBOX, inbox.push_lossy(json, is_host_work));
+                    keep_lost(&core, INBOX, inbox.push_lossy(json, must_stay));
                 }
             });
             self.hub.set("inbox", Some(subscriber));
         }
         if self.config.inbox.log_level > LogLevel::Off {
             let inbox = Arc::clone(&self.inbox);
-            let store = Arc::clone(&self.store);
+            let core = Arc::downgrade(self);
             let sink: crate::events::Subscriber =
-                Arc::new(move |json| keep_lost(&store, INBOX, inbox.push_lossy(json, is_host_work)));
+                Arc::new(move |json| keep_lost(&core, INBOX, inbox.push_lossy(json, must_stay)));
             self.log.set("inbox", Some((self.config.inbox.log_level, sink)));
         }
         let callbacks = Arc::downgrade(&self.callbacks);
@@ -451,7 +461,7 @@ impl Core {
         });
     }
 
-    fn connect_callback(&self, slot: CallbackSlot, level: LogLevel, connected: bool) {
+    fn connect_callback(self: &Arc<Self>, slot: CallbackSlot, level: LogLevel, connected: bool) {
         let callbacks = Arc::clone(&self.callbacks);
         match slot {
             CallbackSlot::Tool => {
@@ -465,16 +475,16 @@ impl Core {
                 self.approvals.set_callback(connected.then_some(deliver));
             }
             CallbackSlot::Event => {
-                let store = Arc::clone(&self.store);
+                let core = Arc::downgrade(self);
                 let subscriber: crate::events::Subscriber = Arc::new(move |json| {
-                    keep_lost(&store, CALLBACK, callbacks.deliver_lossy(CallbackSlot::Event, json));
+                    keep_lost(&core, CALLBACK, callbacks.deliver_lossy(CallbackSlot::Event, json));
                 });
                 self.hub.set("callback", connected.then_some(subscriber));
             }
             CallbackSlot::Log => {
-                let store = Arc::clone(&self.store);
+                let core = Arc::downgrade(self);
                 let sink: crate::events::Subscriber = Arc::new(move |json| {
-                    keep_lost(&store, CALLBACK, callbacks.deliver_lossy(CallbackSlot::Log, json));
+                    keep_lost(&core, CALLBACK, callbacks.deliver_lossy(CallbackSlot::Log, json));
                 });
                 self.log.set("callback", connected.then_some((level, sink)));
             }
@@ -489,12 +499,42 @@ pub(super) const INBOX: &str = "inbox";
 pub(super) const CALLBACK: &str = "callback";
 
 /// Keeps an event that its reader was too slow for. Log messages are counted, and no more.
-fn keep_lost(store: &Store, subscription: &str, lost: Option<Vec<u8>>) {
+fn keep_lost(core: &Weak<Core>, subscription: &str, lost: Option<Vec<u8>>) {
     let Some(event) = lost.and_then(|json| serde_json::from_slice::<Value>(&json).ok()) else { return };
-    if event.get("seq").is_some() {
-        let reason = "its reader was too slow: the queue was full".to_owned();
-        let subscription = subscription.to_owned();
-        store.keep_dead_letter(DeadLetter { id: 0, subscription, reason, attempts: 1, at_ms: now_ms(), event });
+    if event.get("seq").is_some()
+        && let Some(core) = core.upgrade()
+    {
+        core.keep_letter(subscription, "its reader was too slow: the queue was full", event);
+    }
+}
+
+impl Core {
+    fn keep_letter(self: &Arc<Self>, subscription: &str, reason: &str, event: Value) {
+        let (subscription, reason) = (subscription.to_owned(), reason.to_owned());
+        let letters = self.bus.letters();
+        letters.keep_now(DeadLetter { id: 0, subscription, reason, attempts: 1, at_ms: now_ms(), event });
+        if letters.wants_trim()
+            && let Ok(handle) = self.handle()
+        {
+            let core = Arc::clone(self);
+            self.deliveries.spawn(&handle, async move { core.bus.letters().trim().await });
+        }
+    }
+
+    /// Keeps what waited for a callback that will not be called any more. A delivery that must be acknowledged is tried again by
+    /// itself.
+    fn keep_uncalled(self: &Arc<Self>) {
+        let reason = "the callback was unregistered";
+        for message in self.callbacks.take_uncalled() {
+            let Ok(mut message) = serde_json::from_slice::<Value>(&message) else { continue };
+            let subscription = message.get("subscription").and_then(Value::as_str).map(str::to_owned);
+            match (subscription, message.get_mut("event").map(Value::take)) {
+                (Some(_), _) if message.get("delivery").is_some() => {}
+                (Some(subscription), Some(event)) => self.keep_letter(&subscription, reason, event),
+                // A dead letter that was replayed is the event itself.
+                (None, _) | (_, None) => self.keep_letter(CALLBACK, reason, message),
+            }
+        }
     }
 }
 
@@ -512,6 +552,11 @@ fn is_host_work(json: &[u8]) -> bool {
     ]
     .iter()
     .any(|kind| text.contains(&format!(r#""type":"{kind}""#)))
+}
+
+/// What a full inbox drops nothing of: host work, and what it took for a subscription because there was room.
+fn must_stay(json: &[u8]) -> bool {
+    json.starts_with(br#"{"type":"event","subscription":"#) || is_host_work(json)
 }
 
 fn raw(text: &str) -> Result<Box<RawValue>> {

@@ -4,6 +4,7 @@ use super::core::{Core, Runtime};
 use super::parallel::Dispatch;
 use super::stored;
 use super::stream::{Answer, Stream};
+use super::subscriptions;
 use crate::approval;
 use crate::config::{self, Decision, EmbedCall, ParallelRequest, RunRequest, ToolConfig, strict};
 use crate::events::{Emitter, Wishes};
@@ -55,10 +56,15 @@ methods! {
     "providers.list" ProvidersList(NoParams): "the configured model providers";
     "providers.remove" ProvidersRemove(ProviderParams): "removes a model provider; runs under way keep it";
     "providers.set_default" ProvidersSetDefault(ProviderParams): "makes a provider that of models that name none";
+    "events.ack" EventsAck(subscriptions::AckParams): "says that a delivery was received";
     "events.dead_letters" EventsDeadLetters(stored::PageParams): "events that could not be delivered, oldest first";
     "events.export" EventsExport(stored::ExportParams): "writes stored events to a file, one JSON object a line";
+    "events.nack" EventsNack(subscriptions::NackParams): "says that a delivery was of no use: it is tried again, or becomes a dead letter";
     "events.query" EventsQuery(stored::QueryParams): "stored events, oldest first";
     "events.replay" EventsReplay(stored::ReplayParams): "delivers dead letters once more, and forgets those that were taken";
+    "events.subscribe" EventsSubscribe(config::SubscribeParams): "delivers events to the inbox or the callback, or as a stream of its own";
+    "events.subscriptions" EventsSubscriptions(NoParams): "the subscriptions to events, and what was delivered";
+    "events.unsubscribe" EventsUnsubscribe(subscriptions::SubscriptionName): "ends a subscription; what waits in it becomes dead letters";
     "runs.abandon" RunsAbandon(stored::RunKey): "ends a run that its process did not live to end, and that nobody will resume";
     "runs.cancel" RunsCancel(CancelParams): "cancels a living run, at once or after its turn";
     "runs.detach" RunsDetach(RunParams): "lets a run go on when its stream is freed; runs.get then has its result";
@@ -219,6 +225,9 @@ impl Runtime {
             // Its events are those of the run itself.
             return self.resume_stream(scope, run_id);
         }
+        if let Call::EventsSubscribe(params) = call {
+            return self.subscribe_stream(params);
+        }
         // The task must not keep the runtime open: it holds the core, not a handle.
         let core = Arc::clone(self.core());
         self.core().start_task(move |run_id, emitter, cancel| async move {
@@ -228,7 +237,7 @@ impl Runtime {
         })
     }
 
-    /// Lists `agents`, `tools`, `providers`, `sessions` or `runs`.
+    /// Lists `agents`, `tools`, `providers`, `sessions`, `runs` or `subscriptions`.
     pub fn list(&self, kind: &str) -> Answer {
         let method = match kind {
             "agents" => "agents.list",
@@ -236,8 +245,9 @@ impl Runtime {
             "providers" => "providers.list",
             "sessions" => "sessions.list",
             "runs" => "runs.list",
+            "subscriptions" => "events.subscriptions",
             other => {
-                let kinds = ["agents", "tools", "providers", "sessions", "runs"];
+                let kinds = ["agents", "tools", "providers", "sessions", "runs", "subscriptions"];
                 let error = Error::new(Status::NotFound, format!("there is no list of {other:?}"));
                 return Err(match strict::nearest(other, kinds) {
                     Some(near) => error.with_hint(format!("did you mean {near:?}?")),
@@ -331,6 +341,11 @@ async fn answer(core: &Arc<Core>, call: Call, caller: &Caller<'_>) -> Answer {
             core.runs.control(&run_id)?.detach();
             json!({"detached": true})
         }
+        Call::EventsAck(params) => core.acknowledge(params)?,
+        Call::EventsNack(params) => core.refuse(params)?,
+        Call::EventsSubscribe(params) => core.subscribe(params).await?,
+        Call::EventsSubscriptions(NoParams {}) => core.list_subscriptions(),
+        Call::EventsUnsubscribe(params) => core.unsubscribe(params).await?,
         Call::EventsDeadLetters(params) => core.dead_letters(params).await?,
         Call::EventsExport(params) => core.export_events(params).await?,
         Call::EventsQuery(params) => return core.query_events(params).await,

@@ -18,6 +18,7 @@ mod runs;
 mod scope;
 mod stored;
 mod stream;
+mod subscriptions;
 mod threads;
 mod workers;
 

@@ -4,7 +4,7 @@
 //! each under `path: ["<index>"]`.
 
 use super::core::Core;
-use super::run::Prepared;
+use super::run::{Prepared, origin};
 use super::stream::Answer;
 use crate::agent::{Begun, Outcome, execute_below};
 use crate::config::{FailurePolicy, Merge, ParallelRequest, RunRequest};
@@ -94,9 +94,10 @@ impl Dispatch<'_> {
         let (mut spec, live, _) = prepared.into_spec(self.core, None).await;
         spec.path = vec![index.to_string()];
         let envelope = Envelope::below(&spec.run_id, self.run_id, &spec.path, spec.tag.as_deref());
-        let emitter = self.emitter.child(envelope);
+        let above = self.emitter.clone().of(origin(&spec));
+        let emitter = above.child(envelope);
         let (run_id, agent) = (spec.run_id.clone(), spec.setup.config.id.clone());
-        let mut begun = Begun::new(self.emitter, &spec, None);
+        let mut begun = Begun::new(&above, &spec, None);
         let began = Instant::now();
         let work = execute_below(&spec, &emitter, self.http);
         let mut work = std::pin::pin!(work);

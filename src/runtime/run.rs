@@ -3,12 +3,13 @@
 use super::close::closed;
 use super::core::{Core, Runtime};
 use super::runs::LiveRun;
+use super::scope::Scope;
 use super::stream::{Answer, Ended, Outcome, Stream, lost_answer, result_json};
 use crate::agent::{
     self, ANSWER_TOOL, Control, Ledger, Means, Meter, Offer, Prompt, RunSpec, Setup, Spent, Structured, execute,
 };
 use crate::config::{Mode, Notify, RunRequest, SessionBusy};
-use crate::events::{Batched, Bounds, Emitter, Queue, Wishes, flush_soon};
+use crate::events::{Batched, Bounds, Emitter, Origin, Queue, Wishes, flush_soon};
 use crate::llm::{HttpPool, check_cache_points};
 use crate::runtime::CallbackSlot;
 use crate::store::{RunBegin, RunLog, Unfinished};
@@ -401,7 +402,7 @@ impl Core {
     fn emitter(&self, spec: &RunSpec, queue: Option<Arc<Queue>>, wishes: Wishes) -> Emitter {
         let envelope = Envelope::new(&spec.run_id, spec.tag.as_deref());
         let last_seq = spec.resumed.as_ref().map_or(0, |run| run.last_seq);
-        Emitter::with_log(envelope, queue, Arc::clone(&self.hub), wishes, spec.log.clone(), last_seq)
+        Emitter::with_log(envelope, queue, Arc::clone(&self.hub), wishes, spec.log.clone(), last_seq).of(origin(spec))
     }
 
     /// Books how a run ended; it lives no more.
@@ -447,12 +448,24 @@ impl Core {
     where
         F: Future<Output = Answer> + Send + 'static,
     {
+        self.start_task_in(&self.scope, self.scope.cancel().child(), work)
+    }
+
+    /// The same, in a scope, and with a cancellation below that scope's.
+    pub(super) fn start_task_in<F>(
+        &self,
+        scope: &Scope,
+        cancel: Cancel,
+        work: impl FnOnce(RunId, Emitter, Cancel) -> F,
+    ) -> Result<Stream>
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
         let handle = self.handle()?;
         let run_id = RunId::generate();
         let limits = self.limits();
         let queue =
             Arc::new(Queue::new(Bounds { events: limits.stream_queue_events, bytes: limits.stream_queue_bytes }));
-        let cancel = self.scope.cancel().child();
         let stream = Stream {
             run_id: run_id.clone(),
             queue: Arc::clone(&queue),
@@ -475,8 +488,18 @@ impl Core {
             finish(&emitter, &answer, &cancel);
             drop(ending);
         };
-        self.scope.spawn(&handle, Batched::new(batched, task));
+        scope.spawn(&handle, Batched::new(batched, task));
         Ok(stream)
+    }
+}
+
+/// Which run its events are of, for whoever listens to the runtime.
+pub(super) fn origin(spec: &RunSpec) -> Origin {
+    Origin {
+        scope: spec.scope.clone(),
+        run_id: spec.run_id.clone(),
+        session: spec.session.clone(),
+        agent: spec.setup.config.id.clone(),
     }
 }
 

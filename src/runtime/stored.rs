@@ -1,7 +1,7 @@
 //! The methods of `par_call` about what is stored: sessions, runs, events, and the store itself.
 
 use super::callbacks::CallbackSlot;
-use super::core::{CALLBACK, Core};
+use super::core::{CALLBACK, Core, INBOX};
 use super::methods::list;
 use super::runs::RunInfo;
 use super::stream::Answer;
@@ -224,6 +224,14 @@ pub(super) struct ExportParams {
 pub(super) struct ReplayParams {
     /// Which dead letters.
     ids: Vec<i64>,
+}
+
+/// What became of a dead letter that was delivered once more.
+enum Replayed {
+    /// It is in the queue.
+    Taken,
+    /// Its subscription has it, and forgets it once it is delivered.
+    OnItsWay,
 }
 
 /// Parameters of `store.backup`.
@@ -496,16 +504,19 @@ impl Core {
         Ok(listed(self.store.dead_letters(page(params.cursor.as_deref(), params.limit)?).await?))
     }
 
-    /// Hands dead letters once more to whom they were for, if there is room. A letter is forgotten when it was taken.
+    /// Hands dead letters once more to whom they were for, if there is room. A letter is forgotten when it was delivered.
     pub(super) async fn replay(&self, params: ReplayParams) -> Result<Value> {
         let wanted: BTreeSet<i64> = params.ids.into_iter().collect();
-        let (mut taken, mut found, mut after) = (Vec::new(), 0, None);
+        let (mut taken, mut begun, mut found, mut after) = (Vec::new(), 0, 0, None);
+        let mut errors = Vec::new();
         loop {
             let Listed { items, next } = self.store.dead_letters(Page { after, limit: MOST_PER_PAGE }).await?;
             for letter in items.iter().filter(|letter| wanted.contains(&letter.id)) {
                 found += 1;
-                if self.deliver_again(letter) {
-                    taken.push(letter.id);
+                match self.deliver_again(letter) {
+                    Ok(Replayed::Taken) => taken.push(letter.id),
+                    Ok(Replayed::OnItsWay) => begun += 1,
+                    Err(error) => errors.push(json!({"id": letter.id, "error": error})),
                 }
             }
             after = next;
@@ -518,15 +529,20 @@ impl Core {
                 .with_path("params.ids")
                 .with_hint("events.dead_letters lists them; those that were found were delivered"));
         }
-        let replayed = self.store.remove_dead_letters(taken).await?;
-        Ok(json!({"replayed": replayed, "left": found as u64 - replayed}))
+        let replayed = begun + self.bus.letters().remove(taken).await?;
+        Ok(json!({"replayed": replayed, "left": (found as u64).saturating_sub(replayed), "errors": errors}))
     }
 
-    fn deliver_again(&self, letter: &DeadLetter) -> bool {
+    fn deliver_again(&self, letter: &DeadLetter) -> Result<Replayed> {
         let event = letter.event.to_string();
-        match letter.subscription.as_str() {
+        let is_taken = match letter.subscription.as_str() {
             CALLBACK => self.callbacks.deliver_if_room(CallbackSlot::Event, event.as_bytes()),
-            _ => self.inbox.push_if_room(event.as_bytes()),
+            INBOX => self.inbox.push_if_room(event.as_bytes()),
+            _ => return self.bus.replay(letter).map(|()| Replayed::OnItsWay),
+        };
+        match is_taken {
+            true => Ok(Replayed::Taken),
+            false => Err(Error::new(Status::Busy, "the queue has no room, or nobody reads it").with_retryable(true)),
         }
     }
 
@@ -588,7 +604,7 @@ impl Core {
 }
 
 /// A set of types, by their names.
-fn kinds(names: &[String]) -> Result<u64> {
+pub(super) fn kinds(names: &[String]) -> Result<u64> {
     names.iter().enumerate().try_fold(0, |set, (index, name)| match EventKind::from_name(name) {
         Some(kind) => Ok(set | kind.bit()),
         None => {
@@ -624,7 +640,7 @@ fn page_size(limit: Option<usize>) -> Result<usize> {
     }
 }
 
-fn wrong_cursor(cursor: &str) -> Error {
+pub(super) fn wrong_cursor(cursor: &str) -> Error {
     Error::schema("params.cursor", format!("{cursor:?} is no cursor of this list"))
         .with_hint("give next_cursor of the part before, as it is")
 }

@@ -1,0 +1,270 @@
+//! The subscriptions of a runtime, and the one engine that delivers to each of them.
+//!
+//! Each subscription is driven by a task of its own ([`Bus::deliver`]), so that a slow reader holds up nobody else. It sleeps
+//! until there is an event, room, or a time that is over.
+
+use super::dead_letters::DeadLetters;
+use super::hub::Hub;
+use super::outlet::Outlet;
+use super::subscription::{Answered, Lost, Rules, Subscription};
+use crate::config::EventBusConfig;
+use crate::store::{DeadLetter, EventCursor, Store};
+use crate::types::{Cancel, Error, Result, Status, now_ms};
+use parking_lot::RwLock;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use tokio::time::{Instant, sleep_until};
+
+/// See the module's head.
+pub struct Bus {
+    config: EventBusConfig,
+    most: usize,
+    store: Arc<Store>,
+    hub: Arc<Hub>,
+    letters: DeadLetters,
+    /// The number of the last delivery.
+    numbers: AtomicU64,
+    members: RwLock<BTreeMap<String, Member>>,
+}
+
+/// A subscription, and the host's hand on it.
+#[derive(Clone)]
+pub struct Member {
+    /// Itself.
+    pub subscription: Arc<Subscription>,
+    /// Ends it.
+    pub cancel: Cancel,
+    /// Where its messages go, as it is told.
+    pub deliver: &'static str,
+    /// Behind which stored event it begins; none if it has those of this runtime, as they happen.
+    pub place: Option<EventCursor>,
+}
+
+impl Bus {
+    /// A bus without subscriptions, of which there may be `most`.
+    pub fn new(config: EventBusConfig, most: usize, store: Arc<Store>, hub: Arc<Hub>) -> Self {
+        let letters = DeadLetters::new(Arc::clone(&store), &config);
+        Self { config, most, store, hub, letters, numbers: AtomicU64::new(0), members: RwLock::default() }
+    }
+
+    /// How it was configured.
+    pub fn config(&self) -> &EventBusConfig {
+        &self.config
+    }
+
+    /// Where what nobody took goes.
+    pub fn letters(&self) -> &DeadLetters {
+        &self.letters
+    }
+
+    /// Makes a subscription, which takes events from now on. Nothing is delivered before [`Bus::deliver`].
+    pub fn open(
+        &self,
+        rules: Rules,
+        cancel: Cancel,
+        deliver: &'static str,
+        place: Option<EventCursor>,
+    ) -> Result<Member> {
+        let name = rules.name.clone();
+        let mut members = self.members.write();
+        if members.contains_key(&name) {
+            return Err(Error::new(Status::Exists, format!("there is a subscription {name:?} already"))
+                .with_path("params.name")
+                .with_hint("choose another name, or end it by events.unsubscribe"));
+        }
+        if members.len() >= self.most {
+            return Err(Error::new(
+                Status::Limit,
+                format!("there are {} subscriptions already, as many as limits.max_subscriptions", self.most),
+            )
+            .with_hint("end some by events.unsubscribe, or raise the limit in the runtime config"));
+        }
+        let member = Member { subscription: Arc::new(Subscription::new(rules)), cancel, deliver, place };
+        members.insert(name, member.clone());
+        drop(members);
+        if place.is_none() {
+            self.hub.join(Arc::clone(&member.subscription));
+        }
+        Ok(member)
+    }
+
+    /// Delivers to a subscription until it is cancelled, and gives up what is left then.
+    pub async fn deliver(&self, member: &Member, outlet: &dyn Outlet) {
+        let Member { subscription, cancel, place, .. } = member;
+        let mut follower = place.map(|place| Follower { store: &self.store, place, to: place, paused_until: None });
+        let mut has_come = false;
+        while !cancel.is_cancelled() {
+            let driven = subscription.drive(Instant::now(), has_come, outlet, &self.numbers);
+            self.give_up(subscription, driven.lost, driven.settled).await;
+            // Room that came and was gone again is not waited for before the delay is over: others want it, too.
+            let waits_for_room = driven.is_stalled && (driven.has_moved || !has_come);
+            has_come = false;
+            let follows = follower.is_some() && subscription.has_room();
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {}
+                () = subscription.work() => {}
+                () = outlet.room(), if waits_for_room => has_come = true,
+                () = until(driven.next) => {}
+                () = read(&mut follower, subscription), if follows => {}
+            }
+        }
+        let lost = subscription.end(&format!("the subscription ended: {}", cancel.reason()));
+        self.give_up(subscription, lost, Vec::new()).await;
+        self.forget(member);
+    }
+
+    /// Ends a subscription and answers how many events of it became dead letters by that.
+    pub async fn close(&self, name: &str, reason: &str) -> Result<usize> {
+        let member = self.member(name)?;
+        let Member { subscription, cancel, .. } = &member;
+        let lost = subscription.end(&format!("the subscription ended: {reason}"));
+        let count = lost.len();
+        cancel.cancel(reason);
+        self.give_up(subscription, lost, Vec::new()).await;
+        self.forget(&member);
+        Ok(count)
+    }
+
+    /// Removes a subscription that nothing is delivered to any more.
+    pub fn forget(&self, member: &Member) {
+        self.hub.leave(&member.subscription);
+        let mut members = self.members.write();
+        let name = &member.subscription.rules().name;
+        // Somebody may have taken the name since.
+        if members.get(name).is_some_and(|other| Arc::ptr_eq(&other.subscription, &member.subscription)) {
+            members.remove(name);
+        }
+    }
+
+    async fn give_up(&self, subscription: &Subscription, lost: Vec<Lost>, mut settled: Vec<i64>) {
+        self.letters.count_lost(subscription.take_overrun());
+        let has_lost = !lost.is_empty();
+        for Lost { event, reason, attempts, letter } in lost {
+            let event = serde_json::from_slice(&event).unwrap_or_default();
+            let subscription = subscription.rules().name.clone();
+            let new = DeadLetter { id: 0, subscription, reason, attempts, at_ms: now_ms(), event };
+            if self.letters.keep(new).await {
+                settled.extend(letter);
+            }
+        }
+        if has_lost {
+            self.letters.trim().await;
+        }
+        if !settled.is_empty()
+            && let Err(error) = self.letters.remove(settled).await
+        {
+            tracing::warn!("dead letters that were delivered could not be removed: {error}");
+        }
+    }
+
+    // ---- what the host says
+
+    /// The subscription of this name.
+    pub fn member(&self, name: &str) -> Result<Member> {
+        self.members.read().get(name).cloned().ok_or_else(|| {
+            Error::new(Status::NotFound, format!("there is no subscription {name:?}"))
+                .with_hint("events.subscriptions lists those there are")
+        })
+    }
+
+    /// All of them, by name.
+    pub fn members(&self) -> Vec<Member> {
+        self.members.read().values().cloned().collect()
+    }
+
+    /// The host has a delivery.
+    pub fn acknowledge(&self, delivery: u64) -> Result<()> {
+        self.answer(delivery, |subscription| subscription.acknowledge(delivery))
+    }
+
+    /// The host could not do with a delivery what it is for.
+    pub fn refuse(&self, delivery: u64, reason: &str) -> Result<()> {
+        let now = Instant::now();
+        self.answer(delivery, |subscription| subscription.refuse(delivery, reason, now))
+    }
+
+    fn answer(&self, delivery: u64, answer: impl Fn(&Subscription) -> Answered) -> Result<()> {
+        let members = self.members.read();
+        let mut subscriptions = members.values().map(|member| &member.subscription);
+        match subscriptions.any(|subscription| answer(subscription) == Answered::Known) {
+            true => Ok(()),
+            false => Err(Error::new(Status::StaleToken, format!("no delivery {delivery} waits for an answer"))
+                .with_path("params.delivery")
+                .with_hint("it was answered before, or given up: events.dead_letters lists those that were")),
+        }
+    }
+
+    /// Delivers a dead letter once more. It is forgotten when that is done.
+    pub fn replay(&self, letter: &DeadLetter) -> Result<()> {
+        let subscription = self
+            .member(&letter.subscription)
+            .map_err(|error| error.with_hint("events.subscribe by that name again, then replay"))?
+            .subscription;
+        match subscription.take_letter(letter.id, &letter.event.to_string()) {
+            true => Ok(()),
+            false => Err(Error::new(Status::Busy, "the subscription has no room, or the letter is on its way already")
+                .with_retryable(true)),
+        }
+    }
+
+    /// How it is doing; part of `par_runtime_info`.
+    pub fn info(&self) -> Value {
+        json!({"subscriptions": self.members.read().len(), "dead_letters": self.letters.info()})
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
+
+/// Reads stored events for a subscription.
+struct Follower<'a> {
+    store: &'a Store,
+    /// Behind the last event that was taken.
+    place: EventCursor,
+    /// Up to where there are events.
+    to: EventCursor,
+    /// The database could not be read: not before this.
+    paused_until: Option<Instant>,
+}
+
+/// Reads as much as there is room for. Cancel safe.
+async fn read(follower: &mut Option<Follower<'_>>, subscription: &Subscription) {
+    let Some(follower) = follower else { return pending().await };
+    if let Some(paused_until) = follower.paused_until {
+        sleep_until(paused_until).await;
+        follower.paused_until = None;
+    }
+    match follower.read(subscription).await {
+        Ok(()) => subscription.set_failure(None),
+        Err(error) => {
+            if subscription.failure().is_none() {
+                tracing::warn!("stored events cannot be read: {error}");
+            }
+            subscription.set_failure(Some(error));
+            follower.paused_until = Some(Instant::now() + subscription.rules().delays[0]);
+        }
+    }
+}
+
+impl Follower<'_> {
+    async fn read(&mut self, subscription: &Subscription) -> Result<()> {
+        if self.place == self.to {
+            self.to = self.store.committed_behind(self.place).await?;
+        }
+        let filter = &subscription.rules().filter;
+        let (events, place) = self.store.committed(filter, self.place, self.to, subscription.vacancy()).await?;
+        for (cursor, event) in events {
+            subscription.take_stored(cursor, event.get());
+        }
+        self.place = place;
+        Ok(())
+    }
+}
