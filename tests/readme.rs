@@ -27,10 +27,12 @@ fn the_configuration_of_the_readme_is_one() {
 
 #[test]
 fn the_json_of_the_documents_is_what_it_says() {
-    use par::config::{AgentConfig, Decision, RunRequest, RuntimeConfig, Steering, ToolConfig};
+    use par::config::{
+        AgentConfig, Decision, RunRequest, RuntimeConfig, Steering, SubscribeParams, ToolConfig, strict,
+    };
     let mut seen = 0;
     for document in ["docs/agents.md", "docs/persistence.md", "docs/providers.md", "docs/tools.md"] {
-        for kind in ["agent", "tool", "request", "runtime", "decision", "steering"] {
+        for kind in ["agent", "tool", "request", "runtime", "decision", "steering", "subscribe", "message"] {
             for block in blocks(document, &format!("json {kind}")) {
                 let read = match kind {
                     "agent" => AgentConfig::from_json(&block).map(drop),
@@ -38,6 +40,10 @@ fn the_json_of_the_documents_is_what_it_says() {
                     "request" => RunRequest::from_json(&block).map(drop),
                     "decision" => Decision::from_json(&block).map(drop),
                     "steering" => Steering::from_json(&block).map(drop),
+                    "subscribe" => {
+                        strict::from_str::<SubscribeParams>(&block, "params").and_then(|it| it.check("params"))
+                    }
+                    "message" => strict::parse(&block, "message").map(drop),
                     _ => RuntimeConfig::from_json(&block).map(drop),
                 };
                 assert_eq!(read, Ok(()), "{document}: {block}");

@@ -306,6 +306,25 @@ fn a_full_inbox_is_waited_for() {
 }
 
 #[test]
+fn those_who_share_a_small_inbox_all_get_their_part_of_it() {
+    let bus = json!({"initial_retry_delay": 3600, "max_retry_delay": 3600});
+    let runtime = open(json!({"limits": {"inbox_queue_events": 1}, "event_bus": bus}));
+    for name in ["x", "y", "z"] {
+        call(&runtime, "events.subscribe", json!({"name": name, "types": ["run_started", "completed"]}));
+    }
+    for _ in 0..10 {
+        invoke(&runtime, json!({"agent": "a", "input": "x"}));
+    }
+    for _ in 0..60 {
+        message(&runtime);
+    }
+    for name in ["x", "y", "z"] {
+        assert_eq!(count(&runtime, name, "delivered"), 20);
+    }
+    close(runtime);
+}
+
+#[test]
 fn a_full_inbox_that_nobody_reads_makes_dead_letters() {
     let mut bus = quick();
     bus["max_delivery_attempts"] = 2.into();

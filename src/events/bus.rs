@@ -16,7 +16,11 @@ use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use tokio::time::{Instant, sleep_until};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// How long whoever missed room waits before it looks for room again, at first.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
 /// See the module's head.
 pub struct Bus {
@@ -95,38 +99,40 @@ impl Bus {
     pub async fn deliver(&self, member: &Member, outlet: &dyn Outlet) {
         let Member { subscription, cancel, place, .. } = member;
         let mut follower = place.map(|place| Follower { store: &self.store, place, to: place, paused_until: None });
-        let mut has_come = false;
+        let (mut has_come, mut misses) = (false, 0);
         while !cancel.is_cancelled() {
             let driven = subscription.drive(Instant::now(), has_come, outlet, &self.numbers);
-            self.give_up(subscription, driven.lost, driven.settled).await;
-            // Room that came and was gone again is not waited for before the delay is over: others want it, too.
-            let waits_for_room = driven.is_stalled && (driven.has_moved || !has_come);
+            misses = if has_come && !driven.has_moved { misses + 1 } else { 0 };
             has_come = false;
+            let is_stalled = driven.is_stalled;
+            let next = driven.next;
+            self.give_up(subscription, driven.lost, driven.settled).await;
             let follows = follower.is_some() && subscription.has_room();
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => {}
                 () = subscription.work() => {}
-                () = outlet.room(), if waits_for_room => has_come = true,
-                () = until(driven.next) => {}
+                () = room(outlet, misses), if is_stalled => has_come = true,
+                () = until(next) => {}
                 () = read(&mut follower, subscription), if follows => {}
             }
         }
-        let lost = subscription.end(&format!("the subscription ended: {}", cancel.reason()));
-        self.give_up(subscription, lost, Vec::new()).await;
-        self.forget(member);
+        self.end(member, &cancel.reason()).await;
     }
 
     /// Ends a subscription and answers how many events of it became dead letters by that.
     pub async fn close(&self, name: &str, reason: &str) -> Result<usize> {
         let member = self.member(name)?;
-        let Member { subscription, cancel, .. } = &member;
-        let lost = subscription.end(&format!("the subscription ended: {reason}"));
+        member.cancel.cancel(reason);
+        Ok(self.end(&member, reason).await)
+    }
+
+    async fn end(&self, member: &Member, reason: &str) -> usize {
+        let (lost, settled) = member.subscription.end(&format!("the subscription ended: {reason}"));
         let count = lost.len();
-        cancel.cancel(reason);
-        self.give_up(subscription, lost, Vec::new()).await;
-        self.forget(&member);
-        Ok(count)
+        self.give_up(&member.subscription, lost, settled).await;
+        self.forget(member);
+        count
     }
 
     /// Removes a subscription that nothing is delivered to any more.
@@ -215,6 +221,14 @@ impl Bus {
     pub fn info(&self) -> Value {
         json!({"subscriptions": self.members.read().len(), "dead_letters": self.letters.info()})
     }
+}
+
+/// Waits for room; a while longer each time that it was gone when it was to be used, since others want it, too.
+async fn room(outlet: &dyn Outlet, misses: u32) {
+    if misses > 0 {
+        sleep(FIRST_PAUSE.saturating_mul(1 << misses.min(7))).await;
+    }
+    outlet.room().await;
 }
 
 async fn until(time: Option<Instant>) {

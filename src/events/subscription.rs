@@ -470,9 +470,9 @@ impl Subscription {
         Answered::Known
     }
 
-    /// Takes no more, and answers what is left: nothing of it vanishes. Stored events that were never offered are not lost:
+    /// Takes no more, and answers what is left and which dead letters were delivered: nothing vanishes. Stored events that were never offered are not lost:
     /// they are behind every cursor that the host was told.
-    pub fn end(&self, reason: &str) -> Vec<Lost> {
+    pub fn end(&self, reason: &str) -> (Vec<Lost>, Vec<i64>) {
         let mut state = self.state.lock();
         state.ended = true;
         let flights = std::mem::take(&mut state.flights).into_values().map(|flight| flight.parcel);
@@ -485,11 +485,11 @@ impl Subscription {
                 state.lose(parcel, reason);
             }
         }
-        let lost = std::mem::take(&mut state.lost);
+        let left = (std::mem::take(&mut state.lost), std::mem::take(&mut state.settled));
         drop(state);
         self.room.notify_waiters();
         self.work.notify_one();
-        lost
+        left
     }
 }
 

@@ -524,12 +524,14 @@ impl Core {
                 break;
             }
         }
+        let replayed = begun + self.bus.letters().remove(taken).await?;
         if found < wanted.len() {
             return Err(Error::new(Status::NotFound, format!("{} of the letters are not there", wanted.len() - found))
                 .with_path("params.ids")
-                .with_hint("events.dead_letters lists them; those that were found were delivered"));
+                .with_hint(
+                    "events.dead_letters lists them; those that were found were delivered, where there was room",
+                ));
         }
-        let replayed = begun + self.bus.letters().remove(taken).await?;
         Ok(json!({"replayed": replayed, "left": (found as u64).saturating_sub(replayed), "errors": errors}))
     }
 

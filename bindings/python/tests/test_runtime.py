@@ -592,3 +592,22 @@ def test_a_provider_is_registered_and_its_key_is_the_hosts():
             rt.invoke("a", "hi")
         assert failure.value.code == "network" and asked == [True]
         assert {"name": "local", "type": "openai", "default": False} in rt.call("providers.list")["items"]
+
+
+def test_a_subscription_yields_messages_that_are_acknowledged_or_refused(tmp_path):
+    bus = {"initial_retry_delay": 0.001, "max_retry_delay": 0.002}
+    with par.Runtime({"persistence": f"sqlite:{tmp_path}/par.db", "event_bus": bus}) as rt:
+        rt.register_agent("echo", model="mock/echo")
+        with rt.subscribe(name="ends", types=["completed"], ack=True, max_attempts=2) as ends:
+            rt.invoke("echo", "hi", run_id="r1")
+            first = next(ends)
+            assert (first["event"]["run_id"], first["attempt"]) == ("r1", 1)
+            ends.nack(first, "busy")
+            again = next(ends)
+            assert (again["delivery"], again["attempt"]) == (first["delivery"], 2)
+            ends.ack(again)
+            assert rt.list("subscriptions")[0]["counts"]["acknowledged"] == 1
+            ends.cancel("enough")
+            assert list(ends) == []
+        with pytest.raises(par.ParError):
+            rt.subscribe(types=["no_such_type"])

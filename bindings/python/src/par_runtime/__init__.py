@@ -17,7 +17,7 @@ Create a runtime after fork (gunicorn: post_fork; multiprocessing: spawn).
 """
 
 from ._lib import lib as _library
-from ._runtime import AsyncStream, Runtime, Stream
+from ._runtime import AsyncStream, Runtime, Stream, Subscription
 from ._tools import Tool
 from .errors import (
     AuthError, BugError, CancelledError, DeadlineError, InputError, NotFoundError, ParError, ProviderError,
@@ -33,5 +33,5 @@ __version__ = _library.par_version().decode()
 __all__ = [
     "ApprovalRequest", "AsyncStream", "AuthError", "BugError", "CancelledError", "DeadlineError", "Done", "Event", "InputError",
     "NotFoundError", "OutputDelta", "ParError", "ProviderError", "RateLimitedError", "ReasoningDelta", "Result",
-    "RunError", "Runtime", "StateError", "Stream", "SubAgentEvent", "TextDelta", "Tool", "ToolCallDelta", "ToolCallStart", "ToolResult", "UsageUpdate",
+    "RunError", "Runtime", "StateError", "Stream", "SubAgentEvent", "Subscription", "TextDelta", "Tool", "ToolCallDelta", "ToolCallStart", "ToolResult", "UsageUpdate",
 ]

@@ -147,8 +147,13 @@ class Runtime:
         return decode(fetch(lib.par_call, self._handle, name, len(name), text, len(text), _milliseconds(timeout))[1])
 
     def list(self, kind: str) -> list:
-        """The agents, tools, providers, sessions or runs."""
+        """The agents, tools, providers, sessions, runs or subscriptions."""
         return decode(fetch(lib.par_list, self._handle, kind.encode(), len(kind))[1])["items"]
+
+    def subscribe(self, **params) -> "Subscription":
+        """Subscribes to events of all runs: what `call("events.subscribe")` takes, delivered as an iterator of messages."""
+        name, text = b"events.subscribe", encode(params)
+        return Subscription(self, create(lib.par_call_start, self._handle, name, len(name), text, len(text)))
 
     def run_status(self, run_id: str) -> dict:
         text = run_id.encode()
@@ -462,6 +467,32 @@ class Stream(_StreamBase):
             poll.register(descriptor(lib.par_stream_fd, self._handle), select.POLLIN)
             poll.poll()
         return None
+
+
+class Subscription(Stream):
+    """The messages of a subscription, as an iterator of dicts: `event`, `attempt`, and by what was asked for `delivery` and
+    `cursor`. It ends when it is cancelled or the runtime closes; leaving the `with` ends it, too."""
+
+    def __next__(self) -> dict:
+        while not self._events:
+            if self._ended or self._handle is None:
+                raise StopIteration
+            if not self._look() and (text := self._wait()):
+                self._keep(text)
+        raw = self._events.pop()
+        if raw["type"] == "failed":
+            _raise_terminal(raw)
+        if raw["type"] in _TERMINAL:
+            raise StopIteration
+        return raw
+
+    def ack(self, message: dict) -> None:
+        """Says that a message was received."""
+        self._runtime.call("events.ack", delivery=message["delivery"])
+
+    def nack(self, message: dict, reason: str) -> None:
+        """Says that a message was of no use: it comes again, or becomes a dead letter."""
+        self._runtime.call("events.nack", delivery=message["delivery"], reason=reason)
 
 
 class AsyncStream(_StreamBase):
