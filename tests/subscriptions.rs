@@ -637,7 +637,18 @@ fn until_end(runtime: &Runtime, run: &str) -> (Vec<String>, String) {
 #[test]
 fn stored_events_come_with_a_cursor_that_a_restarted_host_goes_on_behind() {
     let folder = TempDir::new().unwrap();
-    let runtime = open_with(file(folder.path()), json!({}));
+    a_restarted_host_goes_on(&file(folder.path()));
+}
+
+#[test]
+fn stored_events_of_postgres_come_with_such_a_cursor_too() {
+    if let Some(server) = support::postgres::shared() {
+        a_restarted_host_goes_on(&server.persistence());
+    }
+}
+
+fn a_restarted_host_goes_on(persistence: &Value) {
+    let runtime = open_with(persistence.clone(), json!({}));
     invoke(&runtime, json!({"agent": "a", "input": "before", "run_id": "r0"}));
     let params = json!({"name": "s", "reach": "store"});
     let answer = call(&runtime, "events.subscribe", params.clone());
@@ -648,7 +659,7 @@ fn stored_events_come_with_a_cursor_that_a_restarted_host_goes_on_behind() {
     invoke(&runtime, json!({"agent": "a", "input": "two", "run_id": "r2"}));
     close(runtime);
 
-    let runtime = open_with(file(folder.path()), json!({}));
+    let runtime = open_with(persistence.clone(), json!({}));
     invoke(&runtime, json!({"agent": "a", "input": "three", "run_id": "r3"}));
     let mut params = params;
     params["cursor"] = cursor.clone().into();
@@ -720,8 +731,8 @@ fn what_was_read_and_not_acknowledged_is_a_dead_letter_after_a_restart() {
 
 #[test]
 fn child() {
-    let Some(folder) = std::env::var_os("PAR_SUBSCRIPTIONS_FOLDER") else { return };
-    let runtime = open_with(file(Path::new(&folder)), json!({}));
+    let Ok(persistence) = std::env::var("PAR_TEST_SUBSCRIBED") else { return };
+    let runtime = open_with(serde_json::from_str(&persistence).unwrap(), json!({}));
     for number in 0..10 {
         let scope = if number == 9 { "t" } else { "" };
         invoke(&runtime, json!({"agent": "a", "input": "x", "run_id": format!("c{number}"), "scope": scope}));
@@ -732,13 +743,24 @@ fn child() {
 #[test]
 fn events_of_another_process_are_seen() {
     let folder = TempDir::new().unwrap();
-    let runtime = open_with(file(folder.path()), json!({}));
+    another_process_is_seen(&file(folder.path()));
+}
+
+#[test]
+fn events_of_another_process_are_seen_in_postgres() {
+    if let Some(server) = support::postgres::shared() {
+        another_process_is_seen(&server.persistence());
+    }
+}
+
+fn another_process_is_seen(persistence: &Value) {
+    let runtime = open_with(persistence.clone(), json!({}));
     call(&runtime, "events.subscribe", json!({"name": "s", "reach": "store", "types": ["completed"]}));
     // Only those of this runtime.
     call(&runtime, "events.subscribe", json!({"name": "live", "types": ["completed"]}));
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["child", "--exact", "--test-threads=1"])
-        .env("PAR_SUBSCRIPTIONS_FOLDER", folder.path())
+        .env("PAR_TEST_SUBSCRIBED", persistence.to_string())
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();

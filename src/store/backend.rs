@@ -6,7 +6,7 @@ use super::record::{
 };
 use super::run_log::RunWrite;
 use super::{BlobId, EventBlock};
-use crate::types::{AgentId, Error, Result, RunId, SessionId, Status};
+use crate::types::{AgentId, Result, RunId, SessionId};
 use futures_util::future::BoxFuture;
 use std::any::Any;
 use std::path::Path;
@@ -140,13 +140,7 @@ pub trait Backend: Send + Sync {
 
     /// Waits until there is a block of events behind the number `after`, and answers up to which number every block that will
     /// ever be there is there. `None`: answers that at once. Cancel safe.
-    fn tail(&self, after: Option<i64>) -> BoxFuture<'_, Result<i64>> {
-        let _ = after;
-        let refused = Error::new(Status::Unsupported, "the events of this database cannot be followed")
-            .with_code("not_followed")
-            .with_hint("subscribe with \"reach\": \"runtime\", or read them by events.query");
-        Box::pin(std::future::ready(Err(refused)))
-    }
+    fn tail(&self, after: Option<i64>) -> BoxFuture<'_, Result<i64>>;
 
     /// What is kept under a hash.
     fn blob<'a>(&'a self, id: &'a BlobId) -> BoxFuture<'a, Result<Option<Arc<[u8]>>>>;

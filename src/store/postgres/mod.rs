@@ -210,6 +210,10 @@ impl Backend for Postgres {
         Box::pin(async move { read::events(&self.link.client().await?, filter, page).await })
     }
 
+    fn tail(&self, after: Option<i64>) -> BoxFuture<'_, Result<i64>> {
+        Box::pin(self.notices.tail(&self.link, after))
+    }
+
     fn blob<'a>(&'a self, id: &'a BlobId) -> BoxFuture<'a, Result<Option<Arc<[u8]>>>> {
         Box::pin(async move { read::blob(&self.link.client().await?, id).await })
     }
