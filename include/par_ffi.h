@@ -313,7 +313,7 @@ PAR_EXPORT par_status_t par_register_provider(par_runtime_t *rt,
 
 /* List what there is.
  *
- * @param  kind  "agents", "tools", "providers", "sessions" or "runs"
+ * @param  kind  "agents", "tools", "providers", "sessions", "runs" or "subscriptions"
  * @out    out   owned JSON {"items":[...]}, free with par_free
  * @thread any    @blocks never    @returns owned    @since 0.1
  */

@@ -681,6 +681,13 @@ fn a_restarted_host_goes_on(persistence: &Value) {
     call(&runtime, "events.subscribe", json!({"name": "mid", "reach": "store", "cursor": middle, "run_id": "r0"}));
     assert_eq!(message(&runtime)["event"]["seq"], 2);
 
+    // A cursor outlives the events it is of.
+    call(&runtime, "store.prune", json!({"events_seconds": 0}));
+    assert_eq!(call(&runtime, "events.query", json!({}))["items"], json!([]));
+    let params = json!({"name": "late", "reach": "store", "cursor": cursor, "types": ["completed"]});
+    call(&runtime, "events.subscribe", params);
+    invoke(&runtime, json!({"agent": "a", "input": "four", "run_id": "r4"}));
+    while message(&runtime)["subscription"] != "late" {}
     for (cursor, hint) in [("nonsense", "next_cursor"), ("999999.1", "this database")] {
         let error = try_call(&runtime, "events.subscribe", json!({"reach": "store", "cursor": cursor})).unwrap_err();
         assert_eq!((error.status(), error.path()), (Status::Schema, Some("params.cursor")));

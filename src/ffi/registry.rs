@@ -87,7 +87,7 @@ pub unsafe extern "C" fn par_register_provider(
 
 /// List what there is.
 ///
-/// @param  kind  "agents", "tools", "providers", "sessions" or "runs"
+/// @param  kind  "agents", "tools", "providers", "sessions", "runs" or "subscriptions"
 /// @out    out   owned JSON {"items":[...]}, free with par_free
 /// @thread any    @blocks never    @returns owned    @since 0.1
 #[unsafe(no_mangle)]

@@ -112,7 +112,9 @@ async fn settled(link: &Link) -> Result<i64> {
         let transaction = client.transaction().await?;
         // Those who number blocks have it together; when nobody has, all that were numbered are there, or never will be.
         transaction.execute(&format!("SELECT pg_advisory_xact_lock({NUMBERING})"), &[]).await?;
-        let row = transaction.query_one("SELECT coalesce(max(id), 0) FROM events", &[]).await?;
+        // Not the largest there is: that may have gone, being too old.
+        let numbered = "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('events', 'id')::regclass), 0)";
+        let row = transaction.query_one(numbered, &[]).await?;
         transaction.commit().await?;
         Ok(row.get(0))
     };
