@@ -434,8 +434,12 @@ fn the_bound_also_holds_for_what_the_inbox_itself_loses() {
     for _ in 0..3 {
         invoke(&runtime, json!({"agent": "a", "input": "x"}));
     }
-    eventually("the oldest go", || (dead_letters(&runtime).len() == 2).then_some(()));
-    assert!(letter_counts(&runtime)["trimmed"].as_u64().unwrap() > 5);
+    let counts = eventually("the oldest go", || {
+        let counts = letter_counts(&runtime);
+        (counts["trimmed"].as_u64().unwrap() + 2 == counts["kept"].as_u64().unwrap()).then_some(counts)
+    });
+    assert!(counts["kept"].as_u64().unwrap() > 8, "{counts}");
+    assert_eq!(dead_letters(&runtime).len(), 2);
     close(runtime);
 }
 

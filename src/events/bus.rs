@@ -22,6 +22,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 /// How long whoever missed room waits before it looks for room again, at first.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
+/// How long dead letters wait together for room in the writer's queue before they are lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// See the module's head.
 pub struct Bus {
     config: EventBusConfig,
@@ -117,18 +120,20 @@ impl Bus {
                 () = read(&mut follower, subscription), if follows => {}
             }
         }
-        self.end(member, &cancel.reason()).await;
+        let left = subscription.end(&ended(&cancel.reason()));
+        self.finish(member, left).await;
     }
 
     /// Ends a subscription and answers how many events of it became dead letters by that.
     pub async fn close(&self, name: &str, reason: &str) -> Result<usize> {
         let member = self.member(name)?;
+        // Before its task does the same: what is left is counted here.
+        let left = member.subscription.end(&ended(reason));
         member.cancel.cancel(reason);
-        Ok(self.end(&member, reason).await)
+        Ok(self.finish(&member, left).await)
     }
 
-    async fn end(&self, member: &Member, reason: &str) -> usize {
-        let (lost, settled) = member.subscription.end(&format!("the subscription ended: {reason}"));
+    async fn finish(&self, member: &Member, (lost, settled): (Vec<Lost>, Vec<i64>)) -> usize {
         let count = lost.len();
         self.give_up(&member.subscription, lost, settled).await;
         self.forget(member);
@@ -149,11 +154,13 @@ impl Bus {
     async fn give_up(&self, subscription: &Subscription, lost: Vec<Lost>, mut settled: Vec<i64>) {
         self.letters.count_lost(subscription.take_overrun());
         let has_lost = !lost.is_empty();
+        // A store that cannot be written to must hold up neither the deliveries nor the end of the runtime.
+        let until = Instant::now() + PATIENCE;
         for Lost { event, reason, attempts, letter } in lost {
             let event = serde_json::from_slice(&event).unwrap_or_default();
             let subscription = subscription.rules().name.clone();
             let new = DeadLetter { id: 0, subscription, reason, attempts, at_ms: now_ms(), event };
-            if self.letters.keep(new).await {
+            if self.letters.keep(new, until).await {
                 settled.extend(letter);
             }
         }
@@ -221,6 +228,10 @@ impl Bus {
     pub fn info(&self) -> Value {
         json!({"subscriptions": self.members.read().len(), "dead_letters": self.letters.info()})
     }
+}
+
+fn ended(reason: &str) -> String {
+    format!("the subscription ended: {reason}")
 }
 
 /// Waits for room; a while longer each time that it was gone when it was to be used, since others want it, too.

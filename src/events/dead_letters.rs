@@ -7,11 +7,9 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 
-/// How long a dead letter waits for room in the writer's queue before it is lost.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Dead letters removed at once.
 const MOST_AT_ONCE: u64 = 1_000;
 
@@ -62,10 +60,9 @@ impl DeadLetters {
         is_kept
     }
 
-    /// Keeps one, waiting for room for a while. False: it is lost, and counted.
-    pub async fn keep(&self, letter: DeadLetter) -> bool {
-        // A store that cannot be written to must hold up neither the deliveries nor the end of the runtime.
-        let _ = tokio::time::timeout(PATIENCE, self.store.room()).await;
+    /// Keeps one, waiting for room until then. False: it is lost, and counted.
+    pub async fn keep(&self, letter: DeadLetter, until: Instant) -> bool {
+        let _ = timeout_at(until, self.store.room()).await;
         self.keep_now(letter)
     }
 
