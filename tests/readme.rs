@@ -53,7 +53,7 @@ fn the_json_of_the_documents_is_what_it_says() {
         let text = std::fs::read_to_string(root().join(document)).unwrap();
         assert!(!text.contains("```json\n"), "{document}: say what a block is, so that it is parsed");
     }
-    assert_eq!(seen, 18);
+    assert_eq!(seen, 22);
 }
 
 #[test]
