@@ -391,12 +391,10 @@ fn who_has_a_session_keeps_others_away(place: Place) {
         for other in [key("tenant", "s"), key("", "t")] {
             assert!(theirs.try_lock_session(&other).await.unwrap().is_some(), "{other:?} is another session");
         }
-        let waiting = tokio::spawn({
-            let theirs = Arc::clone(&theirs);
-            async move { theirs.lock_session(&SessionKey { scope: "".into(), id: "s".into() }).await.unwrap() }
-        });
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        assert!(!waiting.is_finished());
+        let wanted = key("", "s");
+        let mut waiting = theirs.lock_session(&wanted);
+        let too_long = std::time::Duration::from_millis(50);
+        assert!(tokio::time::timeout(too_long, &mut waiting).await.is_err(), "it is not free");
         drop(lock);
         let theirs_now = waiting.await.unwrap();
         assert!(mine.try_lock_session(&key("", "s")).await.unwrap().is_none());
@@ -404,12 +402,10 @@ fn who_has_a_session_keeps_others_away(place: Place) {
         assert!(mine.is_alive("they").await.unwrap() && !mine.is_alive("nobody").await.unwrap());
         // What a runtime leaves behind keeps nobody waiting.
         let left = theirs.lock_session(&key("", "left")).await.unwrap();
-        tokio::task::spawn_blocking(move || {
-            theirs.close();
-            drop((left, theirs));
-        })
-        .await
-        .unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| theirs.close());
+        });
+        drop((left, theirs));
         let _free = mine.lock_session(&key("", "left")).await.unwrap();
         assert!(!mine.is_alive("they").await.unwrap());
     });

@@ -273,7 +273,8 @@ fn postgres_events(server: &postgres::Postgres) {
     let raw = tokio.block_on(async {
         let (client, connection) =
             tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await.expect("a connection");
-        tokio::spawn(connection);
+        #[allow(clippy::disallowed_methods, reason = "it serves the connection until the bench ends")]
+        let _served = tokio::spawn(connection);
         let insert = client.prepare("INSERT INTO raw (body) VALUES ($1)").await.expect("a statement");
         let began = Instant::now();
         let mut left = seqs;

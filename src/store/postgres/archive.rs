@@ -5,7 +5,7 @@
 //! once: how far the changes have come is written with it.
 
 use super::address::{Address, TrustedTls};
-use super::link::failed;
+use super::link::{connect, failed};
 use super::schema;
 use crate::config::PostgresConfig;
 use crate::store::forward::record::{
@@ -38,14 +38,7 @@ impl Archive {
     }
 
     async fn connect(&self, source: &str) -> Result<ClientWrapper> {
-        let connected = self.address.config.connect(self.address.tls.clone()).await;
-        let (client, connection) = connected.map_err(|error| failed(&error))?;
-        let task = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!("the connection to the archive ended: {error}");
-            }
-        });
-        let mut client = ClientWrapper::new(client, task);
+        let mut client = connect(&self.address).await?;
         schema::prepare(&mut client, &self.schema).await?;
         self.claim(&client, source).await?;
         Ok(client)

@@ -76,13 +76,13 @@ impl Link {
         &self,
         future: impl Future<Output = T> + Send + 'static,
     ) -> tokio::task::JoinHandle<T> {
-        self.handle.spawn(future)
+        spawn_on(&self.handle, future)
     }
 
     /// Runs a future on the link's own thread, and waits for it without caring where the caller is.
     pub fn wait<T: Send + 'static>(&self, future: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         let (told, answer) = std::sync::mpsc::sync_channel(1);
-        self.handle.spawn(async move {
+        self.spawn(async move {
             let _ = told.send(future.await);
         });
         answer.recv().unwrap_or_else(|_| Err(closed()))
@@ -92,7 +92,7 @@ impl Link {
     pub async fn client(&self) -> Result<Object> {
         let pool = self.pool.clone();
         // Where the connection is made, its task is spawned.
-        let got = self.handle.spawn(async move { pool.get().await }).await;
+        let got = self.spawn(async move { pool.get().await }).await;
         got.map_err(|_| closed())?.map_err(|error| match error {
             PoolError::Backend(error) => failed(&error),
             PoolError::Timeout(_) => unavailable("no connection was free for a long time"),
@@ -108,16 +108,8 @@ impl Link {
     /// A connection that is nobody else's.
     pub async fn own_client(&self) -> Result<ClientWrapper> {
         let address = Arc::clone(&self.address);
-        let connected = self.handle.spawn(async move {
-            let (client, connection) = address.config.connect(address.tls.clone()).await?;
-            let task = tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::warn!("a connection to the database ended: {}", chain(&error));
-                }
-            });
-            Ok(ClientWrapper::new(client, task))
-        });
-        connected.await.map_err(|_| closed())?.map_err(|error| failed(&error))
+        let connected = self.spawn(async move { connect(&address).await });
+        connected.await.map_err(|_| closed())?
     }
 
     /// How connections are made.
@@ -140,6 +132,26 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// A connection that the runtime serves in which this is called.
+pub async fn connect(address: &Address) -> Result<ClientWrapper> {
+    let connected = address.config.connect(address.tls.clone()).await;
+    let (client, connection) = connected.map_err(|error| failed(&error))?;
+    let task = spawn_on(&Handle::current(), async move {
+        if let Err(error) = connection.await {
+            tracing::warn!("a connection to the database ended: {}", chain(&error));
+        }
+    });
+    Ok(ClientWrapper::new(client, task))
+}
+
+#[allow(clippy::disallowed_methods, reason = "a thread that serves connections is a scope: its tasks end with it")]
+fn spawn_on<T: Send + 'static>(
+    handle: &Handle,
+    future: impl Future<Output = T> + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    handle.spawn(future)
 }
 
 /// What went wrong, as a host gets it.

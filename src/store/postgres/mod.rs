@@ -211,7 +211,12 @@ impl Backend for Postgres {
     }
 
     fn tail(&self, after: Option<i64>) -> BoxFuture<'_, Result<i64>> {
-        Box::pin(self.notices.tail(&self.link, after))
+        Box::pin(async move {
+            if after.is_some() {
+                self.leases.listen().await?;
+            }
+            self.notices.tail(&self.link, after).await
+        })
     }
 
     fn blob<'a>(&'a self, id: &'a BlobId) -> BoxFuture<'a, Result<Option<Arc<[u8]>>>> {
