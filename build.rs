@@ -47,7 +47,51 @@ fn link_arguments() {
             println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libpar.so.{version}");
             // Threads of the library outlive a dlclose, so unloading would pull the code from under them.
             println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
+            if env::var_os("CARGO_FEATURE_OBJECT_STORE").is_some() {
+                hide_foreign_symbols();
+            }
         }
+    }
+}
+
+/// C functions that `crc-fast`, a dependency of `object_store`, cannot be built without, and that are none of ours to export.
+/// `tests/abi.rs` tells when there are others.
+const FOREIGN: [&str; 26] = [
+    "checksum",
+    "checksum_combine",
+    "checksum_combine_with_params",
+    "checksum_file",
+    "checksum_file_with_params",
+    "checksum_with_params",
+    "clear_error",
+    "crc32_iscsi",
+    "crc32_iso_hdlc",
+    "crc64_nvme",
+    "digest_combine",
+    "digest_finalize",
+    "digest_finalize_reset",
+    "digest_free",
+    "digest_get_amount",
+    "digest_get_state",
+    "digest_new",
+    "digest_new_with_init_state",
+    "digest_new_with_params",
+    "digest_reset",
+    "digest_update",
+    "error_message",
+    "get_calculator_target",
+    "get_custom_params",
+    "get_last_error",
+    "get_version",
+];
+
+/// The compiler exports every C function of every dependency; the linker script says otherwise.
+fn hide_foreign_symbols() {
+    let script = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("hidden.ld");
+    let hide = |name: &str| format!("HIDDEN(crc_fast_{name} = crc_fast_{name});\n");
+    match fs::write(&script, FOREIGN.map(hide).concat()) {
+        Ok(()) => println!("cargo::rustc-cdylib-link-arg={}", script.display()),
+        Err(error) => println!("cargo::warning=symbols of dependencies are exported: {error}"),
     }
 }
 
