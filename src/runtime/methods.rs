@@ -2,9 +2,9 @@
 
 use super::core::{Core, Runtime};
 use super::parallel::Dispatch;
-use super::stored;
 use super::stream::{Answer, Stream};
 use super::subscriptions;
+use super::{stored, stored_events};
 use crate::approval;
 use crate::config::{self, Decision, EmbedCall, ParallelRequest, RunRequest, ToolConfig, strict};
 use crate::events::{Emitter, Wishes};
@@ -58,10 +58,10 @@ methods! {
     "providers.set_default" ProvidersSetDefault(ProviderParams): "makes a provider that of models that name none";
     "events.ack" EventsAck(subscriptions::AckParams): "says that a delivery was received";
     "events.dead_letters" EventsDeadLetters(stored::PageParams): "events that could not be delivered, oldest first";
-    "events.export" EventsExport(stored::ExportParams): "writes stored events to a file, one JSON object a line";
+    "events.export" EventsExport(stored_events::ExportParams): "writes stored events to a file, one JSON object a line";
     "events.nack" EventsNack(subscriptions::NackParams): "says that a delivery was of no use: it is tried again, or becomes a dead letter";
-    "events.query" EventsQuery(stored::QueryParams): "stored events, oldest first";
-    "events.replay" EventsReplay(stored::ReplayParams): "delivers dead letters once more, and forgets those that were taken";
+    "events.query" EventsQuery(stored_events::QueryParams): "stored events, oldest first";
+    "events.replay" EventsReplay(stored_events::ReplayParams): "delivers dead letters once more, and forgets those that were taken";
     "events.subscribe" EventsSubscribe(config::SubscribeParams): "delivers events to the inbox or the callback, or as a stream of its own";
     "events.subscriptions" EventsSubscriptions(NoParams): "the subscriptions to events, and what was delivered";
     "events.unsubscribe" EventsUnsubscribe(subscriptions::SubscriptionName): "ends a subscription; what waits in it becomes dead letters";

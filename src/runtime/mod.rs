@@ -17,6 +17,7 @@ mod run;
 mod runs;
 mod scope;
 mod stored;
+mod stored_events;
 mod stream;
 mod subscriptions;
 mod threads;

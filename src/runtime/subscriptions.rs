@@ -3,7 +3,8 @@
 use super::callbacks::{CallbackSlot, Callbacks};
 use super::core::{CALLBACK, Core, INBOX, Runtime};
 use super::methods::list;
-use super::stored::{kinds, wrong_cursor};
+use super::stored::wrong_cursor;
+use super::stored_events::kinds;
 use super::stream::Stream;
 use crate::config::{DeliverTo, Reach, SubscribeParams};
 use crate::events::{Member, Outlet, Rules};

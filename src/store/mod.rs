@@ -10,13 +10,15 @@
 mod backend;
 mod blob;
 mod block;
-mod follow;
+mod care;
+mod events;
 mod forward;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod record;
 mod run_log;
+mod runs;
 mod session;
 mod sessions;
 mod sqlite;
@@ -25,7 +27,7 @@ mod writer;
 pub use backend::{Backend, Item, Load, SessionLock};
 pub use blob::BlobId;
 pub use block::{BlockHead, EventBlock};
-pub use follow::Followed;
+pub use events::{EventCursor, Followed};
 pub use forward::{ForwardInfo, ForwardState};
 #[cfg(feature = "postgres")]
 pub use postgres::Postgres;
@@ -43,16 +45,13 @@ pub use sqlite::{SCHEMA as SQLITE_SCHEMA, Sqlite};
 pub use writer::{Counts, Retention, Writer, may_wait_here};
 
 use crate::config::{Durability, Limits, Persistence, RetentionConfig, WriterConfig};
-use crate::types::{Error, EventKind, Result, RunId, SessionId, Status, Transcript, now_ms};
+use crate::types::{Error, Result, SessionId, Status, Transcript, now_ms};
 use forward::Forwarder;
 use memory::Blobs;
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::value::RawValue;
 use sessions::Sessions;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// See the module's head.
 pub struct Store {
@@ -140,27 +139,6 @@ pub struct StoreInfo {
     /// Where the database is forwarded to, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forward: Option<ForwardInfo>,
-}
-
-/// A place between two stored events: the block's number and the number of the last event in it that was seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct EventCursor {
-    block: i64,
-    seq: u64,
-}
-
-impl EventCursor {
-    /// Reads what [`EventCursor::to_string`] wrote.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (block, seq) = text.split_once('.')?;
-        Some(Self { block: block.parse().ok()?, seq: seq.parse().ok()? })
-    }
-}
-
-impl std::fmt::Display for EventCursor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.block, self.seq)
-    }
 }
 
 impl Drop for Store {
@@ -280,98 +258,6 @@ impl Store {
             forwarder.close();
         }
         written
-    }
-
-    // ---- runs
-
-    /// The log of a run that begins; none if nothing is kept.
-    pub fn log(&self, begin: RunBegin, durability: Option<Durability>) -> Option<Arc<RunLog>> {
-        let Durable { writer, durability: usual, .. } = self.durable.as_ref()?;
-        Some(RunLog::new(begin, durability.unwrap_or(*usual), Arc::clone(writer)))
-    }
-
-    /// The log of a run that goes on, as `owner`'s. None if another runtime has taken it over.
-    pub async fn adopt(
-        &self,
-        run: &Unfinished,
-        owner: &Arc<str>,
-        durability: Option<Durability>,
-    ) -> Result<Option<Arc<RunLog>>> {
-        let Durable { writer, durability: usual, .. } = self.durable()?;
-        let (run_id, from) = (run.begin.run_id.clone(), Arc::clone(&run.begin.owner));
-        let to = Arc::clone(owner);
-        if !writer.run(move |backend| backend.adopt(&run_id, &from, &to)).await? {
-            return Ok(None);
-        }
-        let begin = RunBegin { owner: Arc::clone(owner), ..run.begin.clone() };
-        Ok(Some(RunLog::resumed(begin, durability.unwrap_or(*usual), Arc::clone(writer), run.chain)))
-    }
-
-    /// Whether no stored run has this id.
-    pub async fn check_new(&self, run_id: &RunId) -> Result<bool> {
-        match &self.durable {
-            None => Ok(true),
-            Some(Durable { backend, writer, .. }) => {
-                writer.flush(false).await?;
-                Ok(!backend.has_run(run_id).await?)
-            }
-        }
-    }
-
-    /// One stored run; none also where nothing is kept.
-    pub async fn run(&self, scope: &str, run_id: &RunId) -> Result<Option<StoredRun>> {
-        match &self.durable {
-            None => Ok(None),
-            Some(Durable { backend, writer, .. }) => {
-                writer.flush(false).await?;
-                backend.run(scope, run_id).await
-            }
-        }
-    }
-
-    /// Stored runs, newest first; none where nothing is kept.
-    pub async fn runs(&self, filter: &RunFilter, page: Page) -> Result<Option<Listed<StoredRun>>> {
-        match &self.durable {
-            None => Ok(None),
-            Some(Durable { backend, writer, .. }) => {
-                writer.flush(false).await?;
-                backend.runs(filter, page).await.map(Some)
-            }
-        }
-    }
-
-    /// Runs that have not ended although their runtime lives no more.
-    pub async fn orphans(&self, agent: Option<&crate::types::AgentId>) -> Result<Vec<StoredRun>> {
-        match &self.durable {
-            None => Ok(Vec::new()),
-            Some(durable) => durable.backend.orphans(agent).await,
-        }
-    }
-
-    /// A run that has not ended.
-    pub async fn unfinished(&self, run_id: &RunId) -> Result<Option<Unfinished>> {
-        self.durable()?.backend.unfinished(run_id).await
-    }
-
-    /// Whether a runtime lives.
-    pub async fn is_alive(&self, owner: &str) -> Result<bool> {
-        self.durable()?.backend.is_alive(owner).await
-    }
-
-    /// Whether a run has not ended although its runtime lives no more.
-    pub async fn is_interrupted(&self, run_id: &RunId) -> Result<bool> {
-        let backend = &self.durable()?.backend;
-        match backend.unfinished(run_id).await? {
-            Some(run) => backend.is_alive(&run.begin.owner).await.map(|lives| !lives),
-            None => Ok(false),
-        }
-    }
-
-    /// Ends a run that nobody will resume. False if it has ended, or its runtime lives.
-    pub async fn abandon(&self, run_id: &RunId, error: &Error) -> Result<bool> {
-        let run_id = run_id.clone();
-        let error = serde_json::to_string(error).unwrap_or_default();
-        self.durable()?.writer.run(move |backend| backend.abandon(&run_id, &error, now_ms())).await
     }
 
     // ---- sessions
@@ -528,114 +414,6 @@ impl Store {
         }
     }
 
-    // ---- events
-
-    /// Finds stored events, oldest first, and where the next page begins.
-    pub async fn events(
-        &self,
-        filter: &EventFilter,
-        after: Option<EventCursor>,
-        limit: usize,
-    ) -> Result<(Vec<Box<RawValue>>, Option<EventCursor>)> {
-        self.durable()?.writer.flush(false).await?;
-        let (found, next) = self.scan(filter, after, i64::MAX, limit).await?;
-        Ok((found.into_iter().map(|(_, event)| event).collect(), next))
-    }
-
-    // ---- care
-
-    /// Events that could not be delivered, oldest first.
-    pub async fn dead_letters(&self, page: Page) -> Result<Listed<DeadLetter>> {
-        let Durable { backend, writer, .. } = self.durable()?;
-        writer.flush(false).await?;
-        backend.dead_letters(page).await
-    }
-
-    /// Keeps an event that could not be delivered. False where nothing is kept, or more waits to be written than may: it is
-    /// lost then, and whoever lost it counts it.
-    pub fn keep_dead_letter(&self, letter: DeadLetter) -> bool {
-        let durable = self.durable.as_ref().filter(|durable| durable.writer.has_room());
-        if let Some(Durable { writer, .. }) = durable {
-            writer.push(Item::DeadLetter(Box::new(letter)));
-        }
-        durable.is_some()
-    }
-
-    /// Completes when more may wait to be written.
-    pub async fn room(&self) {
-        if let Some(Durable { writer, .. }) = &self.durable {
-            writer.room().await;
-        }
-    }
-
-    /// Removes dead letters, once they were delivered.
-    pub async fn remove_dead_letters(&self, ids: Vec<i64>) -> Result<u64> {
-        self.durable()?.writer.run(move |backend| backend.remove_dead_letters(&ids)).await
-    }
-
-    /// Looks for whatever is wrong with what is stored.
-    pub async fn verify(&self) -> Result<Vec<Problem>> {
-        let Durable { backend, writer, .. } = self.durable()?;
-        writer.flush(false).await?;
-        backend.verify().await
-    }
-
-    /// Copies the whole database into a new file while it is in use.
-    pub async fn backup(&self, to: PathBuf) -> Result<()> {
-        let writer = &self.durable()?.writer;
-        writer.flush(false).await?;
-        writer.run(move |backend| backend.backup(&to)).await
-    }
-
-    /// Removes all that is too old, now.
-    pub async fn prune(&self, cutoffs: Cutoffs) -> Result<Pruned> {
-        let writer = &self.durable()?.writer;
-        writer.flush(false).await?;
-        let mut all = Pruned::default();
-        loop {
-            // Little by little: others write between.
-            let pruned = writer.run(move |backend| backend.prune(&cutoffs)).await?;
-            if !pruned.any() {
-                return Ok(all);
-            }
-            all += pruned;
-        }
-    }
-
-    /// What is too old by the configuration.
-    pub fn cutoffs(&self) -> Result<Cutoffs> {
-        Ok(self.durable()?.writer.cutoffs())
-    }
-
-    /// Ships all that was kept until now, and waits until that is done.
-    pub async fn forward(&self, time: Duration) -> Result<ForwardInfo> {
-        let Durable { writer, forwarder, .. } = self.durable()?;
-        let forwarder = forwarder.as_ref().ok_or_else(forward::not_configured)?;
-        writer.flush(false).await?;
-        forwarder.ship_now(time).await?;
-        forwarder.info(writer.cutoffs().max_bytes)
-    }
-
-    /// Puts what was forwarded of a database, `source` if there are several, into this one, which is empty: all of it, or
-    /// nothing. Nothing else is written meanwhile.
-    #[cfg(feature = "object-store")]
-    pub async fn restore(&self, from: &crate::config::Archive, source: Option<&str>) -> Result<Restored> {
-        let Durable { writer, local, tls, .. } = self.durable()?;
-        let local = local.as_ref().ok_or_else(|| {
-            Error::new(Status::Unsupported, "an archive is read into an SQLite database")
-                .with_hint("configure \"sqlite:<file>\" with a file that is not there yet")
-        })?;
-        writer.flush(false).await?;
-        forward::restore::restore(local, writer, from, source, *tls).await
-    }
-
-    /// How much is stored.
-    pub async fn size(&self) -> Result<StoreSize> {
-        let Durable { backend, writer, .. } = self.durable()?;
-        writer.flush(false).await?;
-        backend.size().await
-    }
-
     fn durable(&self) -> Result<&Durable> {
         self.durable.as_ref().ok_or_else(|| {
             Error::new(Status::Unsupported, "nothing is kept: the persistence of this runtime is \"noop\"")
@@ -657,35 +435,4 @@ fn no_such_entry(entries: Option<usize>) -> Error {
     Error::new(Status::InvalidArg, format!("the session has fewer than {} entries", entries.unwrap_or(0)))
         .with_path("params.at")
         .with_hint("an entry is what the user said, or what the model said with the results of its calls")
-}
-
-/// What decides whether a stored event is wanted.
-#[derive(serde::Deserialize)]
-struct StoredEvent<'a> {
-    seq: u64,
-    at_ms: u64,
-    #[serde(borrow, rename = "type")]
-    kind: std::borrow::Cow<'a, str>,
-}
-
-impl<'a> StoredEvent<'a> {
-    fn read(line: &'a [u8]) -> Result<Self> {
-        serde_json::from_slice(line).map_err(unreadable)
-    }
-
-    fn is_wanted(&self, filter: &EventFilter) -> bool {
-        let type_fits =
-            filter.types == 0 || EventKind::from_name(&self.kind).is_some_and(|kind| filter.types & kind.bit() != 0);
-        type_fits
-            && filter.from_ms.is_none_or(|from| self.at_ms >= from)
-            && filter.to_ms.is_none_or(|to| self.at_ms < to)
-    }
-}
-
-fn raw(line: &[u8]) -> Result<Box<RawValue>> {
-    serde_json::from_slice(line).map_err(unreadable)
-}
-
-fn unreadable(error: serde_json::Error) -> Error {
-    Error::new(Status::Persistence, format!("a stored event cannot be read: {error}")).with_code("store_corrupt")
 }

@@ -1,8 +1,30 @@
-//! Following stored events: what any runtime that shares the database has committed, in the order of the commits.
+//! Stored events: finding them, and following what any runtime that shares the database has committed, in the order of the
+//! commits.
 
-use super::{Durable, EventCursor, EventFilter, Page, Store, StoredEvent, block, raw};
-use crate::types::Result;
+use super::{Durable, EventFilter, Page, Store, block};
+use crate::types::{Error, EventKind, Result, Status};
 use serde_json::value::RawValue;
+
+/// A place between two stored events: the block's number and the number of the last event in it that was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventCursor {
+    block: i64,
+    seq: u64,
+}
+
+impl EventCursor {
+    /// Reads what [`EventCursor::to_string`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (block, seq) = text.split_once('.')?;
+        Some(Self { block: block.parse().ok()?, seq: seq.parse().ok()? })
+    }
+}
+
+impl std::fmt::Display for EventCursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.block, self.seq)
+    }
+}
 
 /// A number that no event reaches: what is behind a whole block. Exact also as a double.
 const WHOLE_BLOCK: u64 = (1 << 53) - 1;
@@ -23,6 +45,18 @@ impl EventCursor {
 }
 
 impl Store {
+    /// Finds stored events, oldest first, and where the next page begins.
+    pub async fn events(
+        &self,
+        filter: &EventFilter,
+        after: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<(Vec<Box<RawValue>>, Option<EventCursor>)> {
+        self.durable()?.writer.flush(false).await?;
+        let (found, next) = self.scan(filter, after, i64::MAX, limit).await?;
+        Ok((found.into_iter().map(|(_, event)| event).collect(), next))
+    }
+
     /// The place behind all that was said so far.
     pub async fn newest(&self) -> Result<EventCursor> {
         let Durable { backend, writer, .. } = self.durable()?;
@@ -92,4 +126,35 @@ impl Store {
             }
         }
     }
+}
+
+/// What decides whether a stored event is wanted.
+#[derive(serde::Deserialize)]
+struct StoredEvent<'a> {
+    seq: u64,
+    at_ms: u64,
+    #[serde(borrow, rename = "type")]
+    kind: std::borrow::Cow<'a, str>,
+}
+
+impl<'a> StoredEvent<'a> {
+    fn read(line: &'a [u8]) -> Result<Self> {
+        serde_json::from_slice(line).map_err(unreadable)
+    }
+
+    fn is_wanted(&self, filter: &EventFilter) -> bool {
+        let type_fits =
+            filter.types == 0 || EventKind::from_name(&self.kind).is_some_and(|kind| filter.types & kind.bit() != 0);
+        type_fits
+            && filter.from_ms.is_none_or(|from| self.at_ms >= from)
+            && filter.to_ms.is_none_or(|to| self.at_ms < to)
+    }
+}
+
+fn raw(line: &[u8]) -> Result<Box<RawValue>> {
+    serde_json::from_slice(line).map_err(unreadable)
+}
+
+fn unreadable(error: serde_json::Error) -> Error {
+    Error::new(Status::Persistence, format!("a stored event cannot be read: {error}")).with_code("store_corrupt")
 }
