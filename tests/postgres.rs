@@ -219,6 +219,67 @@ fn a_server_that_goes_and_comes_back_loses_nothing() {
     assert_eq!(texts, ["before", "after"]);
 }
 
+#[test]
+fn another_server_takes_over() {
+    let Some(primary) = Postgres::start(&[]) else { return };
+    let standby = primary.standby();
+    primary.wait_for_standby();
+    let both = format!(
+        "postgres://postgres:pass%20word@127.0.0.1:{},127.0.0.1:{}/postgres?target_session_attrs=read-write",
+        primary.port(),
+        standby.port()
+    );
+    let persistence = json!({"type": "postgres", "url": both, "lease_seconds": 1});
+    let runtime = with_tool(&persistence);
+    let texts = |runtime: &Runtime| -> Vec<String> {
+        let session = call(runtime, "sessions.get", json!({"session": "s"}));
+        let said = session["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "user");
+        said.map(|message| message["parts"][0]["text"].as_str().unwrap().to_owned()).collect()
+    };
+    let mut acknowledged = Vec::new();
+    for number in 0..20 {
+        invoke_sync(&runtime, &format!("before {number}")).unwrap();
+        acknowledged.push(format!("before {number}"));
+    }
+    let (stream, token) = waiting(&runtime, json!({"agent": "b", "input": "go", "session": "t", "run_id": "u"}));
+    primary.kill();
+    standby.promote();
+    runtime.tool_complete(token, "1").unwrap();
+    assert_eq!(events(&stream).last().unwrap()["type"], "completed");
+    eventually("the runtime to come back", || invoke_sync(&runtime, "after").is_ok());
+    let said = texts(&runtime);
+    assert_eq!(
+        said.iter().filter(|text| text.starts_with("before")).collect::<Vec<_>>(),
+        acknowledged.iter().collect::<Vec<_>>()
+    );
+    assert_eq!(said.last().map(String::as_str), Some("after"));
+    assert_eq!(call(&runtime, "runs.get", json!({"run_id": "u"}))["status"], "completed");
+    assert_whole(&runtime);
+}
+
+#[test]
+fn a_server_that_can_only_be_read_is_told() {
+    let Some(server) = Postgres::start(&[]) else { return };
+    let persistence = server.persistence();
+    let runtime = open(&persistence);
+    invoke_sync(&runtime, "before").unwrap();
+    let only_reads = |value: &str| {
+        server.sql("public", &format!("START TRANSACTION READ WRITE; ALTER DATABASE postgres {value}; COMMIT"));
+        server
+            .sql("public", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'libpar'");
+    };
+    only_reads("SET default_transaction_read_only = on");
+    let error = eventually_err(|| match invoke_sync(&runtime, "no") {
+        // The connections that were cut.
+        Err(error) if error.code() == Some("store_unavailable") => Ok(()),
+        other => other.map(drop),
+    });
+    assert_eq!(error.code(), Some("store_read_only"), "{error:?}");
+    only_reads("RESET default_transaction_read_only");
+    eventually("the runtime to come back", || invoke_sync(&runtime, "after").is_ok());
+    assert_whole(&runtime);
+}
+
 fn invoke_sync(runtime: &Runtime, input: &str) -> Result<Value, Error> {
     let request = json!({"agent": "a", "input": input, "session": "s", "durability": "sync"});
     runtime.invoke(&request.to_string(), None).map(|json| serde_json::from_str(&json).unwrap())

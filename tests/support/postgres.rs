@@ -62,6 +62,42 @@ impl Postgres {
         self
     }
 
+    /// Starts a server that follows this one. Commits of this one wait for it, once [`Postgres::wait_for_standby`] was said.
+    pub fn standby(&self) -> Self {
+        let folder = TempDir::new().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let standby = Self { folder, bin: self.bin.clone(), port, options: Vec::new(), pid: Mutex::default() };
+        let copied = standby
+            .command("pg_basebackup")
+            .args(["-R", "-X", "stream", "-c", "fast", "-d", &self.url(), "-D"])
+            .arg(standby.data())
+            .output()
+            .unwrap();
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        standby.run();
+        standby
+    }
+
+    /// From here on no commit is answered before the standby has it.
+    pub fn wait_for_standby(&self) {
+        self.sql("public", "ALTER SYSTEM SET synchronous_standby_names = '*'");
+        self.sql("public", "SELECT pg_reload_conf()");
+        let until = Instant::now() + Duration::from_secs(60);
+        while self.sql("public", "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'") != "1" {
+            assert!(Instant::now() < until, "the standby does not follow");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Makes a standby the one that is written to.
+    pub fn promote(&self) {
+        self.sql("public", "SELECT pg_promote()");
+        // It waits for nobody: its own settings are those of the server that it followed.
+        self.sql("public", "ALTER SYSTEM RESET synchronous_standby_names");
+        self.sql("public", "SELECT pg_reload_conf()");
+    }
+
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
