@@ -5,7 +5,7 @@
 //! anybody: time begins anew when it is back. A runtime that was taken for dead and lives all the same can do no harm:
 //! what it writes of runs and sessions that others have taken over is refused (see `write.rs`).
 
-use super::link::{Link, UNWAITED, failed};
+use super::link::{Link, UNWAITED, failed, unavailable};
 use crate::store::{SessionKey, SessionLock};
 use crate::types::Result;
 use deadpool_postgres::{ClientWrapper, Pool};
@@ -19,6 +19,9 @@ use uuid::Uuid;
 /// Whether the runtime of the row `runtimes` lives; `$1` is the length of a lease in seconds.
 pub const LIVES: &str =
     "greatest(runtimes.seen_at, pg_postmaster_start_time()) + make_interval(secs => $1) > clock_timestamp()";
+
+/// How long closing waits to give everything back.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// See the module's head.
 pub struct Leases {
@@ -149,12 +152,16 @@ impl Leases {
     pub fn end(&self) -> Result<()> {
         let (pool, owner) = (self.link.pool(), Arc::clone(&self.owner));
         self.link.wait(async move {
-            let client = pool.get().await.map_err(|error| super::link::unavailable(&error.to_string()))?;
-            let ended = async {
-                client.execute("DELETE FROM leases WHERE owner = $1", &[&&*owner]).await?;
-                client.execute("DELETE FROM runtimes WHERE owner = $1", &[&&*owner]).await
+            let end = async {
+                let client = pool.get().await.map_err(|error| unavailable(&error.to_string()))?;
+                let ended = async {
+                    client.execute("DELETE FROM leases WHERE owner = $1", &[&&*owner]).await?;
+                    client.execute("DELETE FROM runtimes WHERE owner = $1", &[&&*owner]).await
+                };
+                ended.await.map(drop).map_err(|error| failed(&error))
             };
-            ended.await.map(drop).map_err(|error| failed(&error))
+            let ended = tokio::time::timeout(FAREWELL, end).await;
+            ended.unwrap_or_else(|_| Err(unavailable("it did not answer")))
         })
     }
 }
