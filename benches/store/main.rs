@@ -165,15 +165,20 @@ fn durable_return(folder: &Path) {
         file.sync_data().expect("fdatasync");
     });
     let noop = open(None, json!({}), answer());
-    let alone = median(500, || drop(noop.invoke(REQUEST, None).expect("an answer")));
+    // A run between two waits for the disk is slower than one of many: whoever waits gives the processor up.
+    let by_hand = median(200, || {
+        noop.invoke(REQUEST, None).expect("an answer");
+        file.write_all(&page).expect("a write");
+        file.sync_data().expect("fdatasync");
+    });
     for durability in ["exit", "sync"] {
         let path = folder.join(format!("{durability}.db"));
         let runtime = open(Some(&path), json!({"durability": durability}), answer());
         let whole = median(200, || drop(runtime.invoke(REQUEST, None).expect("an answer")));
-        let name = format!("an invoke with durability {durability}, beyond the run");
-        row(&name, format!("{:.0} us", whole - alone), format!("{sync:.0} us"), "+ 50");
+        let name = format!("an invoke with durability {durability}");
+        row(&name, format!("{whole:.0} us"), format!("{by_hand:.0} us"), "+ 50");
         let commit = runtime.info()["store"]["last_commit_us"].as_u64().expect("a time");
-        row("… of which the transaction", format!("{commit} us"), String::new(), "");
+        row("… of which the transaction, and one fdatasync", format!("{commit} us"), format!("{sync:.0} us"), "");
         runtime.close(None);
     }
 }
