@@ -2,10 +2,13 @@
 
 mod support;
 
+use par::config::{Persistence, RuntimeConfig};
 use par::runtime::Runtime;
+use par::store::{self, Backend, DeadLetter, Item, Process};
 use par::types::{Error, Status};
 use pretty_assertions::assert_eq;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::client::{events, next};
 use support::postgres::Postgres;
@@ -362,8 +365,10 @@ fn a_session_that_went_on_is_not_overwritten() {
         }
         // Whoever does not wait learns it later; what is stored is right all the same.
         call(&runtime, "store.info", json!({}));
-        let kept = format!("SELECT status || ' ' || (error::json ->> 'code') FROM runs WHERE run_id = '{durability}'");
-        assert_eq!(server.sql(schema(&persistence), &kept), "failed session_moved_on");
+        let kept = format!(
+            "SELECT concat_ws(' ', status, error::json ->> 'name', error::json ->> 'code') FROM runs WHERE run_id = '{durability}'"
+        );
+        assert_eq!(server.sql(schema(&persistence), &kept), "failed PAR_ERR_PERSISTENCE session_moved_on");
     }
     let session = call(&runtime, "sessions.get", json!({"session": "s"}));
     let texts: Vec<_> =
@@ -474,6 +479,27 @@ fn uuid_like(long: &str, seed: usize) -> String {
 
 fn runtime_pruned(runtime: &Runtime) -> u64 {
     runtime.info()["store"]["pruned"]["event_blocks"].as_u64().unwrap()
+}
+
+#[test]
+fn a_batch_that_is_written_twice_is_there_once() {
+    let Some(server) = support::postgres::shared() else { return };
+    let persistence = server.persistence();
+    let config = RuntimeConfig::from_json(&json!({"persistence": persistence}).to_string()).unwrap();
+    let Persistence::Postgres(database) = &config.persistence else { panic!("{persistence}") };
+    let process = Process { begin_thread: Arc::new(|| ()), trusted_tls: || panic!("no TLS is needed") };
+    let backend = store::Postgres::open(database, "me", &process).unwrap();
+    let letter = |run: &str| {
+        let event = json!({"run_id": run, "seq": 1});
+        let (subscription, reason) = ("s".to_owned(), "full".to_owned());
+        Item::DeadLetter(Box::new(DeadLetter { id: 0, subscription, reason, attempts: 1, at_ms: 5, event }))
+    };
+    // As when the answer to the commit was lost.
+    for _ in 0..2 {
+        backend.write(&[letter("a"), letter("b")], true).unwrap();
+    }
+    assert_eq!(server.sql(schema(&persistence), "SELECT count(*) FROM dead_letters"), "2");
+    backend.close();
 }
 
 #[test]

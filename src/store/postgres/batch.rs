@@ -12,6 +12,7 @@ use crate::store::{CallRecord, DeadLetter, EventBlock, Head, HeadKey, RunStatus,
 use crate::types::{Changes, Error, RunId, SessionId, Status};
 use deadpool_postgres::ClientWrapper;
 use futures_util::future::{join_all, try_join_all};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
@@ -38,8 +39,11 @@ struct RunState<'a> {
     blocks: Vec<&'a EventBlock>,
     changes: Vec<&'a Changes>,
     calls: BTreeMap<&'a str, &'a CallRecord>,
-    end: Option<(RunStatus, u64, Option<&'a str>)>,
+    end: Option<End<'a>>,
 }
+
+/// How a run ended: its status, when, and the error object if it failed.
+type End<'a> = (RunStatus, u64, Option<Cow<'a, str>>);
 
 impl<'a> Batch<'a> {
     pub fn new(items: &'a [Item]) -> Self {
@@ -79,7 +83,7 @@ impl<'a> Batch<'a> {
         state.changes.extend(&write.changes);
         state.calls.extend(write.calls.iter().map(|call| (call.id.as_str(), call)));
         if let Some(end) = &write.end {
-            state.end = Some((end.status, end.ended_at_ms, end.error.as_deref()));
+            state.end = Some((end.status, end.ended_at_ms, end.error.as_deref().map(Cow::Borrowed)));
             if let Some((commit, _)) = &end.session {
                 self.sessions.push((commit, Some(write)));
             }
@@ -132,7 +136,10 @@ impl<'a> Batch<'a> {
         committed?;
         if has_events && listeners.get::<_, bool>(0) {
             // Outside of the transaction: inside, all commits of the database would wait for each other.
-            client.execute(&statements.notify, &[]).await?;
+            // Only a hint: what is written must not be written again because it failed.
+            if let Err(error) = client.execute(&statements.notify, &[]).await {
+                tracing::debug!("other runtimes were not told of events: {error}");
+            }
         }
         Ok(())
     }
@@ -142,7 +149,6 @@ impl<'a> Batch<'a> {
         if new.is_empty() {
             return Ok(0);
         }
-        let text = |read: fn(&RunState<'_>) -> String| new.iter().map(|run| read(run)).collect::<Vec<_>>();
         let begin: Vec<_> = new.iter().map(|run| run.write.begin()).collect();
         let ids: Vec<&str> = begin.iter().map(|begin| begin.run_id.as_str()).collect();
         let scopes: Vec<&str> = begin.iter().map(|begin| begin.scope.as_str()).collect();
@@ -150,12 +156,12 @@ impl<'a> Batch<'a> {
             begin.iter().map(|begin| begin.session.as_ref().map(SessionId::as_str)).collect();
         let agents: Vec<&str> = begin.iter().map(|begin| begin.agent.as_str()).collect();
         let owners: Vec<&str> = begin.iter().map(|begin| &*begin.owner).collect();
-        let statuses = text(|run| run.status().name().to_owned());
+        let statuses: Vec<&str> = new.iter().map(|run| run.status().name()).collect();
         let started: Vec<i64> = begin.iter().map(|begin| number(begin.started_at_ms)).collect();
-        let ended: Vec<Option<i64>> = new.iter().map(|run| run.end.map(|(_, at_ms, _)| number(at_ms))).collect();
+        let ended: Vec<Option<i64>> = new.iter().map(|run| run.ended_at_ms()).collect();
         let requests: Vec<Option<&str>> =
             new.iter().map(|run| run.end.is_none().then_some(&*run.write.begin().request)).collect();
-        let errors: Vec<Option<&str>> = new.iter().map(|run| run.end.and_then(|(.., error)| error)).collect();
+        let errors: Vec<Option<&str>> = new.iter().map(|run| run.error()).collect();
         let last: Vec<i64> = new.iter().map(|run| run.last().map_or(0, |(seq, _)| seq)).collect();
         let chains: Vec<&[u8]> = new.iter().map(|run| run.last().map_or(&[0; 32][..], |(_, hash)| hash)).collect();
         client
@@ -204,21 +210,27 @@ impl<'a> Batch<'a> {
             tracing::error!("{error}");
             let Some(run) = run else { continue };
             if let Some(state) = self.runs.get_mut(&run.begin().run_id)
-                && let Some((_, at_ms, _)) = state.end
+                && let Some((status, _, told)) = &mut state.end
             {
-                state.end = Some((RunStatus::Failed, at_ms, Some(SESSION_LOST)));
+                *status = RunStatus::Failed;
+                *told = serde_json::to_string(&error).ok().map(Cow::Owned);
             }
             run.lose(error);
         }
     }
 }
 
-/// The error of a run whose session went on without it, as it is stored.
-const SESSION_LOST: &str = r#"{"status":"PAR_ERR_PERSISTENCE","category":"persistence","code":"session_moved_on","message":"the session went on without this run","retryable":false}"#;
-
 impl<'a> RunState<'a> {
     fn status(&self) -> RunStatus {
-        self.end.map_or(RunStatus::Running, |(status, ..)| status)
+        self.end.as_ref().map_or(RunStatus::Running, |(status, ..)| *status)
+    }
+
+    fn ended_at_ms(&self) -> Option<i64> {
+        self.end.as_ref().map(|(_, at_ms, _)| number(*at_ms))
+    }
+
+    fn error(&self) -> Option<&str> {
+        self.end.as_ref()?.2.as_deref()
     }
 
     fn last(&self) -> Option<(i64, &'a [u8])> {
@@ -284,7 +296,7 @@ struct StateColumns<'a> {
 }
 
 impl<'a> StateColumns<'a> {
-    fn of(runs: &BTreeMap<&RunId, RunState<'a>>, owned: &HashMap<String, i64>) -> Self {
+    fn of(runs: &'a BTreeMap<&RunId, RunState<'a>>, owned: &HashMap<String, i64>) -> Self {
         let mut columns = Self::default();
         for (run_id, run) in runs {
             let Some(row) = owned.get(run_id.as_str()) else { continue };
@@ -296,9 +308,9 @@ impl<'a> StateColumns<'a> {
             columns.runs.push(*row);
             columns.last.push(last.map(|(seq, _)| seq));
             columns.chains.push(last.map(|(_, hash)| hash));
-            columns.statuses.push(run.end.map(|(status, ..)| status.name()));
-            columns.ended.push(run.end.map(|(_, at_ms, _)| number(at_ms)));
-            columns.errors.push(run.end.and_then(|(.., error)| error));
+            columns.statuses.push(run.end.as_ref().map(|(status, ..)| status.name()));
+            columns.ended.push(run.ended_at_ms());
+            columns.errors.push(run.error());
         }
         columns
     }
@@ -467,7 +479,8 @@ statements! {
     forget_heads: "DELETE FROM heads WHERE run_id = ANY ($1)";
     blobs: "INSERT INTO blobs (hash, content, at_ms) SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bigint[]) \
             ON CONFLICT (hash) DO NOTHING";
-    letters: "INSERT INTO dead_letters (subscription, reason, attempts, at_ms, event) VALUES ($1, $2, $3, $4, $5)";
+    letters: "INSERT INTO dead_letters (subscription, reason, attempts, at_ms, event) SELECT $1, $2, $3, $4, $5 \
+              WHERE NOT EXISTS (SELECT FROM dead_letters WHERE at_ms = $4 AND subscription = $1 AND event = $5)";
     heads: HEAD;
     no_heads: "DELETE FROM heads WHERE kind = $1 AND scope = $2 AND name = $3";
 }

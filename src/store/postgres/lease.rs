@@ -80,12 +80,13 @@ impl Leases {
             loop {
                 tokio::time::sleep(pause).await;
                 // On a connection of its own: it must not wait for those that read.
-                if say_alive(&client, &name, says.load(Ordering::Acquire)).await.is_err() {
+                let listens = says.load(Ordering::Acquire);
+                if say_alive(&client, &name, listens).await.is_err() {
                     let Some(link) = keeper.upgrade() else { return };
                     match link.own_client().await {
                         Ok(new) => {
                             client = new;
-                            let again = take_again(&client, &name, &registry).await;
+                            let again = take_again(&client, &name, listens, &registry).await;
                             if let Err(error) = again {
                                 tracing::warn!("the leases of sessions were not taken anew: {error}");
                             }
@@ -167,9 +168,14 @@ impl Leases {
 }
 
 /// Says at once that the runtime lives, and takes the leases that the server may have lost.
-async fn take_again(client: &ClientWrapper, owner: &str, held: &Registry) -> Result<(), tokio_postgres::Error> {
+async fn take_again(
+    client: &ClientWrapper,
+    owner: &str,
+    listens: bool,
+    held: &Registry,
+) -> Result<(), tokio_postgres::Error> {
     client.batch_execute(UNWAITED).await?;
-    say_alive(client, owner, false).await?;
+    say_alive(client, owner, listens).await?;
     let leases: Vec<_> = held.lock().iter().map(|(token, key)| (*token, key.clone())).collect();
     for (token, key) in leases {
         client
