@@ -230,6 +230,30 @@ pub struct Listed<T> {
     pub next: Option<i64>,
 }
 
+impl Page {
+    /// How many to ask for: one more than is wanted tells whether there is more.
+    pub fn and_one(self) -> i64 {
+        number(self.limit as u64).saturating_add(1)
+    }
+}
+
+impl<T> Listed<T> {
+    /// The part of a list that [`Page::and_one`] found. `cursor`: where the next part begins, by the last item and how many
+    /// there are.
+    pub fn of(mut items: Vec<T>, page: Page, cursor: impl FnOnce(&T, i64) -> i64) -> Self {
+        let has_more = items.len() > page.limit;
+        items.truncate(page.limit);
+        let count = number(items.len() as u64);
+        let next = items.last().filter(|_| has_more).map(|last| cursor(last, count));
+        Self { items, next }
+    }
+}
+
+/// As databases count. Nothing of ours comes near the bound.
+pub fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
 /// What a head is the state of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HeadKind {

@@ -9,6 +9,7 @@ use crate::types::{Error, Result, Status};
 use percent_encoding::percent_decode_str;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -122,14 +123,17 @@ fn tls(verify: Verify, roots: Option<&str>, trusted: TrustedTls) -> Result<Clien
             .build()
             .map_err(|error| wrong(format!("the root certificates cannot be used: {error}")))
     };
+    let lenient = |authority| -> Arc<dyn ServerCertVerifier> {
+        Arc::new(Lenient { authority, algorithms: provider.signature_verification_algorithms })
+    };
     let verifier: Arc<dyn ServerCertVerifier> = match (verify, roots) {
         (Verify::Full, None) => return trusted(),
         (Verify::Full, Some(roots)) => webpki(roots)?,
-        (Verify::Authority, Some(roots)) => Arc::new(AnyName(webpki(roots)?)),
+        (Verify::Authority, Some(roots)) => lenient(Some(webpki(roots)?)),
         (Verify::Authority, None) => {
             return Err(wrong("verify-ca needs sslrootcert, a PEM file".into()));
         }
-        (Verify::Nothing, _) => Arc::new(Anybody(Arc::clone(&provider))),
+        (Verify::Nothing, _) => lenient(None),
     };
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -149,50 +153,15 @@ fn read_roots(file: &str) -> Result<RootCertStore> {
     if roots.is_empty() { Err(refused("there is no certificate in it".into())) } else { Ok(roots) }
 }
 
-/// Encrypts, and asks nobody for a name: what `sslmode=require` means without a root certificate.
+/// Asks less than the name and the authority of a certificate: what `sslmode` means below `verify-full`.
 #[derive(Debug)]
-struct Anybody(Arc<rustls::crypto::CryptoProvider>);
-
-/// Whose certificate it is matters, for which host does not: what `sslmode=verify-ca` means.
-#[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+struct Lenient {
+    /// Whose certificate it must be; none: anybody's.
+    authority: Option<Arc<WebPkiServerVerifier>>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for Lenient {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -201,7 +170,8 @@ impl ServerCertVerifier for AnyName {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.0.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
+        let Some(authority) = &self.authority else { return Ok(ServerCertVerified::assertion()) };
+        match authority.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
             // Looked at last, after all else was found right.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
@@ -216,7 +186,7 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, certificate, signed)
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -225,11 +195,11 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, certificate, signed)
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 

@@ -5,8 +5,9 @@
 //! another runtime has taken over meanwhile are not written: they are told that they are lost.
 
 use super::lease::LIVES;
-use super::write::{HEAD, HeadRow, names, number};
+use super::write::{HEAD, HeadRow, names};
 use crate::store::backend::Item;
+use crate::store::record::number;
 use crate::store::run_log::RunWrite;
 use crate::store::{CallRecord, DeadLetter, EventBlock, Head, HeadKey, RunStatus, SessionCommit};
 use crate::types::{Changes, Error, RunId, SessionId, Status};

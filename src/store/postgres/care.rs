@@ -2,8 +2,9 @@
 
 use super::link::failed;
 use super::read;
-use super::write::{WriteConnection, number};
+use super::write::WriteConnection;
 use crate::store::block::ChainCheck;
+use crate::store::record::number;
 use crate::store::session::Session;
 use crate::store::{Cutoffs, Load, Problem, Pruned, SessionKey, StoreSize};
 use crate::types::{Result, Scope, SessionId};

@@ -1,7 +1,7 @@
 //! Reading: each on a connection of the pool.
 
 use super::link::failed;
-use super::write::number;
+use crate::store::record::number;
 use crate::store::{
     BlobId, BlockHead, CallRecord, DeadLetter, EventBlock, EventFilter, Head, HeadFilter, HeadKey, HeadKind, Listed,
     Load, Page, RunBegin, RunFilter, RunStatus, SessionInfo, SessionKey, StoredRun, StoredSession, Unfinished,
@@ -54,7 +54,7 @@ pub async fn sessions(client: &Object, scope: &str, page: Page) -> Result<Listed
     let found = rows(
         client,
         "SELECT name, messages, updated_at_ms FROM sessions WHERE scope = $1 ORDER BY updated_at_ms DESC, name LIMIT $2 OFFSET $3",
-        &[&scope, &limit(page), &skipped],
+        &[&scope, &page.and_one(), &skipped],
     )
     .await?;
     let items = found.iter().map(|row| {
@@ -64,7 +64,7 @@ pub async fn sessions(client: &Object, scope: &str, page: Page) -> Result<Listed
             updated_at_ms: unsigned(row, 2)?,
         })
     });
-    Ok(listed(items.collect::<Result<_>>()?, page, |_, count| skipped + count))
+    Ok(Listed::of(items.collect::<Result<_>>()?, page, |_, count| skipped + count))
 }
 
 const RUN: &str =
@@ -93,10 +93,10 @@ pub async fn runs(client: &Object, filter: &RunFilter, page: Page) -> Result<Lis
     wanted.add_some("agent =", filter.agent.as_ref().map(|agent| agent.as_str().to_owned()));
     wanted.add_some("status =", filter.status.map(|status| status.name().to_owned()));
     wanted.add_some("id <", page.after);
-    let query = format!("{RUN} WHERE {} ORDER BY id DESC LIMIT {}", wanted.conditions(), limit(page));
+    let query = format!("{RUN} WHERE {} ORDER BY id DESC LIMIT {}", wanted.conditions(), page.and_one());
     let found = rows(client, &query, &wanted.values()).await?;
     let items = found.iter().map(stored_run).collect::<Result<_>>()?;
-    let Listed { items, next } = listed(items, page, |(id, _): &(i64, _), _| *id);
+    let Listed { items, next } = Listed::of(items, page, |(id, _): &(i64, _), _| *id);
     Ok(Listed { items: items.into_iter().map(|(_, run)| run).collect(), next })
 }
 
@@ -233,7 +233,7 @@ pub async fn dead_letters(client: &Object, page: Page) -> Result<Listed<DeadLett
     let found = rows(
         client,
         "SELECT id, subscription, reason, attempts, at_ms, event FROM dead_letters WHERE id > $1 ORDER BY id LIMIT $2",
-        &[&page.after.unwrap_or(0), &limit(page)],
+        &[&page.after.unwrap_or(0), &page.and_one()],
     )
     .await?;
     let items = found.iter().map(|row| {
@@ -246,7 +246,7 @@ pub async fn dead_letters(client: &Object, page: Page) -> Result<Listed<DeadLett
             event: serde_json::from_str(row.get(5)).unwrap_or_default(),
         })
     });
-    Ok(listed(items.collect::<Result<_>>()?, page, |letter, _| letter.id))
+    Ok(Listed::of(items.collect::<Result<_>>()?, page, |letter, _| letter.id))
 }
 
 // ---- what reading is made of
@@ -278,19 +278,6 @@ impl Wanted {
     fn values(&self) -> Vec<&(dyn ToSql + Sync)> {
         self.values.iter().map(|value| &**value as &(dyn ToSql + Sync)).collect()
     }
-}
-
-/// One more than is wanted tells whether there is more.
-fn limit(page: Page) -> i64 {
-    number(page.limit as u64).saturating_add(1)
-}
-
-fn listed<T>(mut items: Vec<T>, page: Page, cursor: impl FnOnce(&T, i64) -> i64) -> Listed<T> {
-    let has_more = items.len() > page.limit;
-    items.truncate(page.limit);
-    let count = number(items.len() as u64);
-    let next = items.last().filter(|_| has_more).map(|last| cursor(last, count));
-    Listed { items, next }
 }
 
 /// A number that was stored as one that cannot be negative; one that is was damaged.

@@ -5,6 +5,7 @@ use super::lease::LIVES;
 use super::link::{Link, failed};
 use super::listen::Notices;
 use crate::store::backend::Item;
+use crate::store::record::number;
 use crate::store::{Head, HeadKey, SessionKey, no_such_entry, session_exists};
 use crate::types::{Result, RunId, SessionId, now_ms};
 use deadpool_postgres::ClientWrapper;
@@ -203,11 +204,6 @@ impl WriteConnection {
 
 pub fn names(key: &HeadKey) -> [&str; 3] {
     [key.kind.name(), key.scope.as_str(), &key.name]
-}
-
-/// As the database counts. Nothing of ours comes near the bound.
-pub fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 /// A head as it is written.

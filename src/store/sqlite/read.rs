@@ -7,7 +7,7 @@ use super::super::record::{
 };
 use super::super::{BlobId, BlockHead, EventBlock};
 use super::failed;
-use super::write::number;
+use crate::store::record::number;
 use crate::types::{AgentId, Result, RunId, Scope, SessionId};
 use rusqlite::types::{FromSql, ToSql};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -39,7 +39,7 @@ pub fn sessions(connection: &Connection, scope: &str, page: Page) -> Result<List
     let items = collect(
         connection,
         "SELECT name, messages, updated_at_ms FROM sessions WHERE scope = ? ORDER BY updated_at_ms DESC, name LIMIT ? OFFSET ?",
-        params![scope, limit(page), skipped],
+        params![scope, page.and_one(), skipped],
         |row| {
             Ok(SessionInfo {
                 id: SessionId::from(row.get::<_, String>(0)?),
@@ -48,7 +48,7 @@ pub fn sessions(connection: &Connection, scope: &str, page: Page) -> Result<List
             })
         },
     )?;
-    Ok(listed(items, page, |_, count| skipped + count))
+    Ok(Listed::of(items, page, |_, count| skipped + count))
 }
 
 const RUN: &str =
@@ -80,9 +80,9 @@ pub fn runs(connection: &Connection, filter: &RunFilter, page: Page) -> Result<L
     wanted.add_some("agent = ?", filter.agent.as_ref().map(|agent| agent.as_str().to_owned()));
     wanted.add_some("status = ?", filter.status.map(|status| status.name().to_owned()));
     wanted.add_some("id < ?", page.after);
-    let query = format!("{RUN} WHERE {} ORDER BY id DESC LIMIT {}", wanted.conditions(), limit(page));
+    let query = format!("{RUN} WHERE {} ORDER BY id DESC LIMIT {}", wanted.conditions(), page.and_one());
     let items = collect(connection, &query, wanted.values().as_slice(), stored_run)?;
-    let Listed { items, next } = listed(items, page, |(id, _), _| *id);
+    let Listed { items, next } = Listed::of(items, page, |(id, _), _| *id);
     Ok(Listed { items: items.into_iter().map(|(_, run)| run).collect(), next })
 }
 
@@ -230,7 +230,7 @@ pub fn dead_letters(connection: &Connection, page: Page) -> Result<Listed<DeadLe
     let items = collect(
         connection,
         "SELECT id, subscription, reason, attempts, at_ms, event FROM dead_letters WHERE id > ? ORDER BY id LIMIT ?",
-        params![page.after.unwrap_or(0), limit(page)],
+        params![page.after.unwrap_or(0), page.and_one()],
         |row| {
             let event: String = row.get(5)?;
             Ok(DeadLetter {
@@ -243,7 +243,7 @@ pub fn dead_letters(connection: &Connection, page: Page) -> Result<Listed<DeadLe
             })
         },
     )?;
-    Ok(listed(items, page, |letter, _| letter.id))
+    Ok(Listed::of(items, page, |letter, _| letter.id))
 }
 
 // ---- what reading is made of
@@ -293,19 +293,6 @@ pub fn collect<T>(
 
 fn texts<T: FromSql>(connection: &Connection, query: &str, id: i64) -> rusqlite::Result<Vec<T>> {
     connection.prepare_cached(query)?.query_map([id], |row| row.get(0))?.collect()
-}
-
-/// One more than is wanted tells whether there is more.
-fn limit(page: Page) -> i64 {
-    number(page.limit as u64).saturating_add(1)
-}
-
-fn listed<T>(mut items: Vec<T>, page: Page, cursor: impl FnOnce(&T, i64) -> i64) -> Listed<T> {
-    let has_more = items.len() > page.limit;
-    items.truncate(page.limit);
-    let count = number(items.len() as u64);
-    let next = items.last().filter(|_| has_more).map(|last| cursor(last, count));
-    Listed { items, next }
 }
 
 /// A number that was stored as one that cannot be negative; one that is was damaged.

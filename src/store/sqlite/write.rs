@@ -5,6 +5,7 @@ use super::super::record::{DeadLetter, Head, HeadKey, RunStatus, SessionCommit, 
 use super::super::run_log::RunWrite;
 use super::super::{EventBlock, no_such_entry, session_exists};
 use super::{changes, failed};
+use crate::store::record::number;
 use crate::types::{Changes, Result, RunId, SessionId, now_ms};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
@@ -391,9 +392,4 @@ fn put_head(transaction: &Transaction<'_>, head: &Head) -> rusqlite::Result<()> 
 fn remove_head(transaction: &Transaction<'_>, key: &HeadKey) -> rusqlite::Result<()> {
     transaction.prepare_cached("DELETE FROM heads WHERE kind = ? AND scope = ? AND name = ?")?.execute(names(key))?;
     Ok(())
-}
-
-/// As SQLite counts. Nothing of ours comes near the bound.
-pub fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
