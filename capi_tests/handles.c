@@ -53,6 +53,21 @@ TEST(freed_stream) {
     finish(rt);
 }
 
+TEST(closed_is_closed) { /* no descriptor is left when closing returns, however often it is looked at */
+    int threads = thread_count(), fds = fd_count(), i;
+    for (i = 0; i < (fast() ? 20 : 200); i++) {
+        par_runtime_t *rt = mock_and(SLOW, fmt(",'workspace':'%s'", t_folder)); /* whose folder is kept open */
+        par_stream_t *s;
+        agent(rt, "a", "['read']");
+        s = start(rt, GO);
+        ST(PAR_OK, par_runtime_close(rt, 10000, &E));
+        par_stream_free(s);
+        par_runtime_free(rt);
+        CHECK_INT(fds, fd_count());
+    }
+    EVENTUALLY(1000, thread_count() <= threads); /* the kernel lists a thread for a moment after it was joined */
+}
+
 TEST(freed_without_close) { /* is a close on a background thread */
     int threads = thread_count(), fds = fd_count(), i;
     for (i = 0; i < 5; i++) {

@@ -6,6 +6,7 @@ use parking_lot::{Condvar, Mutex};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long closing waits for the blocking work of tools.
@@ -35,6 +36,8 @@ pub struct CloseReport {
 pub(super) struct Closing {
     phase: Mutex<Phase>,
     changed: Condvar,
+    /// The thread that closes. It holds the core, so until it has ended, so do the descriptors of what is closed.
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -54,6 +57,16 @@ impl Closing {
         matches!(*self.phase.lock(), Phase::Open)
     }
 
+    /// Waits for the last steps of the thread that has published its report.
+    fn join(&self) {
+        // Held while joining: whoever waits, too, is not told earlier.
+        let mut thread = self.thread.lock();
+        if let Some(thread) = thread.take() {
+            // It panicked after the report: there is nothing else to be told.
+            let _ = thread.join();
+        }
+    }
+
     /// The error of calls that a closed runtime cannot take.
     pub fn check_open(&self) -> Result<()> {
         if self.is_open() { Ok(()) } else { Err(closed()) }
@@ -66,6 +79,11 @@ pub(super) fn closed() -> Error {
 
 /// Begins closing, once. The work is done on a thread of its own, so that a host which stops waiting can go on.
 pub(super) fn begin(core: &Arc<Core>) {
+    if !core.closing.is_open() {
+        return;
+    }
+    // Held until the thread is there: who sees the report finds it.
+    let mut thread = core.closing.thread.lock();
     {
         let mut phase = core.closing.phase.lock();
         if !matches!(*phase, Phase::Open) {
@@ -78,14 +96,24 @@ pub(super) fn begin(core: &Arc<Core>) {
         super::threads::adopt(&worker.log);
         run(&worker);
     });
-    if spawned.is_err() {
+    match spawned {
+        Ok(spawned) => *thread = Some(spawned),
         // No thread to be had: then it takes as long as it takes.
-        run(core);
+        Err(_) => {
+            drop(thread);
+            run(core);
+        }
     }
 }
 
-/// Waits until closing is done. `None`: for ever.
+/// Waits until closing is done and nothing of it is left: no thread, no descriptor. `None`: for ever.
 pub(super) fn wait(core: &Core, timeout: Option<Duration>) -> Option<CloseReport> {
+    let report = wait_for_report(core, timeout)?;
+    core.closing.join();
+    Some(report)
+}
+
+fn wait_for_report(core: &Core, timeout: Option<Duration>) -> Option<CloseReport> {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut phase = core.closing.phase.lock();
     loop {
