@@ -86,11 +86,23 @@ fn invoke_cpu(folder: &Path) {
     };
     measure(&kept);
     measure(&noop);
-    let mut more: Vec<f64> = (0..5)
-        .map(|_| (measure(&kept).as_secs_f64() - measure(&noop).as_secs_f64()) * 1e6 / f64::from(COUNT))
+    let each = |took: Duration| took.as_secs_f64() * 1e6 / f64::from(COUNT);
+    let mut rounds: Vec<(f64, f64)> = (0..9)
+        .map(|_| {
+            let floor = each(measure(&noop));
+            (each(measure(&kept)) - floor, floor)
+        })
         .collect();
-    more.sort_by(f64::total_cmp);
-    row("an invoke, kept: CPU more than with noop", format!("{:.1} us", more[2]), String::new(), "<= 15");
+    rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let name = "an invoke, kept: CPU more than with noop";
+    row(name, format!("{:.1} us", rounds[4].0), format!("{:.1} us", rounds[4].1), "<= 15");
+    // Where the processor's speed changes, both change: the quickest round says what it is undisturbed.
+    row(
+        "… in the quickest of nine rounds",
+        format!("{:.1} us", rounds[0].0),
+        format!("{:.1} us", rounds[0].1),
+        "<= 15",
+    );
     kept.close(None);
 }
 
@@ -145,36 +157,50 @@ fn events(folder: &Path) {
 
 /// The median of what something takes, in microseconds.
 fn median(count: usize, mut work: impl FnMut()) -> f64 {
-    let mut all: Vec<f64> = (0..count)
-        .map(|_| {
+    let [median] = medians(count, [&mut work]);
+    median
+}
+
+/// The same, of several things that take turns: what disturbs the machine disturbs all of them.
+fn medians<const N: usize>(count: usize, mut works: [&mut dyn FnMut(); N]) -> [f64; N] {
+    let mut all = [(); N].map(|()| Vec::with_capacity(count));
+    for _ in 0..count {
+        for (work, took) in works.iter_mut().zip(&mut all) {
             let began = Instant::now();
             work();
-            began.elapsed().as_secs_f64() * 1e6
-        })
-        .collect();
-    all.sort_by(f64::total_cmp);
-    all[count / 2]
+            took.push(began.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+    all.map(|mut all| {
+        all.sort_by(f64::total_cmp);
+        all[count / 2]
+    })
 }
 
 /// What being on the disk before an invoke returns costs, against one fdatasync of as many bytes.
 fn durable_return(folder: &Path) {
-    let mut file = File::create(folder.join("raw")).expect("a file");
-    let page = [7_u8; 16 * 1024];
-    let sync = median(200, || {
-        file.write_all(&page).expect("a write");
+    const PAGE: [u8; 16 * 1024] = [7; 16 * 1024];
+    let write = |mut file: &File| {
+        file.write_all(&PAGE).expect("a write");
         file.sync_data().expect("fdatasync");
-    });
+    };
     let noop = open(None, json!({}), answer());
-    // A run between two waits for the disk is slower than one of many: whoever waits gives the processor up.
-    let by_hand = median(200, || {
-        noop.invoke(REQUEST, None).expect("an answer");
-        file.write_all(&page).expect("a write");
-        file.sync_data().expect("fdatasync");
-    });
     for durability in ["exit", "sync"] {
         let path = folder.join(format!("{durability}.db"));
         let runtime = open(Some(&path), json!({"durability": durability}), answer());
-        let whole = median(200, || drop(runtime.invoke(REQUEST, None).expect("an answer")));
+        let raw = File::create(folder.join(format!("{durability}.raw"))).expect("a file");
+        let [whole, by_hand, sync] = medians(
+            300,
+            [
+                &mut || drop(runtime.invoke(REQUEST, None).expect("an answer")),
+                // A run between two waits for the disk is slower than one of many: whoever waits gives the processor up.
+                &mut || {
+                    noop.invoke(REQUEST, None).expect("an answer");
+                    write(&raw);
+                },
+                &mut || write(&raw),
+            ],
+        );
         let name = format!("an invoke with durability {durability}");
         row(&name, format!("{whole:.0} us"), format!("{by_hand:.0} us"), "+ 50");
         let commit = runtime.info()["store"]["last_commit_us"].as_u64().expect("a time");
