@@ -6,7 +6,7 @@
 use super::{Hub, Origin, Queue};
 use crate::config::{Events, Overflow};
 use crate::store::RunLog;
-use crate::types::{Envelope, EventBody, EventKind};
+use crate::types::{Envelope, EventBody, EventKind, now_ms};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -188,7 +188,7 @@ impl Emitter {
     /// Numbers and keeps the one terminal event, and tells nobody yet.
     pub fn seal(&self, body: &EventBody<'_>) -> Sealed {
         let mut state = self.channel.state.lock();
-        let event = if self.encode_end(&mut state, body) { state.scratch.clone() } else { Vec::new() };
+        let event = if self.encode_end(&mut state, body) { std::mem::take(&mut state.scratch) } else { Vec::new() };
         Sealed { kind: body.kind(), event }
     }
 
@@ -301,9 +301,10 @@ impl Emitter {
             state.scratch.reserve(512);
         }
         state.scratch.clear();
-        self.envelope.write(seq, body, &mut state.scratch);
+        let at_ms = now_ms();
+        self.envelope.write_merged(seq, seq, at_ms, body, &mut state.scratch);
         if let Some(log) = log {
-            log.event(seq, body.kind(), &state.scratch);
+            log.event(seq, at_ms, body.kind(), &state.scratch);
         }
         true
     }

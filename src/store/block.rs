@@ -6,7 +6,9 @@
 //! eight bytes each, big-endian, and of the body. So a changed, missing or exchanged block breaks the chain.
 
 use crate::types::{Error, Result, Status};
+use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use sha2::{Digest, Sha256};
+use std::cell::RefCell;
 
 /// A block. See the module's head.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,20 +41,34 @@ const WORTH_COMPRESSING: usize = 256;
 
 const PLAIN: u8 = 0;
 const LZ4: u8 = 1;
+/// What stands before compressed lines: how they are written, and their length.
+const HEAD: usize = 5;
 
 impl EventBlock {
     /// The block of these lines, behind the block whose hash is `chain`.
     pub fn new(head: BlockHead, lines: &[u8], chain: &[u8; 32]) -> Self {
-        let mut body = vec![PLAIN];
-        if lines.len() >= WORTH_COMPRESSING {
-            body = vec![LZ4];
-            body.extend(lz4_flex::block::compress_prepend_size(lines));
-        } else {
-            body.extend_from_slice(lines);
-        }
+        let body = compressed(lines).unwrap_or_else(|| [&[PLAIN], lines].concat());
         let hash = hash(&head, &body, chain);
         Self { head, body, hash }
     }
+}
+
+/// The body of a block that is worth compressing.
+fn compressed(lines: &[u8]) -> Option<Vec<u8>> {
+    thread_local! {
+        /// Emptied for each block: as large as many blocks, and not to be allocated for each.
+        static TABLE: RefCell<CompressTable> = RefCell::new(CompressTable::small());
+    }
+    let size = u32::try_from(lines.len()).ok().filter(|_| lines.len() >= WORTH_COMPRESSING)?;
+    let most = HEAD + get_maximum_output_size(lines.len());
+    let mut body = Vec::with_capacity(most);
+    body.push(LZ4);
+    body.extend_from_slice(&size.to_le_bytes());
+    body.resize(most, 0);
+    let packed = body.get_mut(HEAD..)?;
+    let written = TABLE.with_borrow_mut(|table| compress_into_with_table(lines, packed, table)).ok()?;
+    body.truncate(HEAD + written);
+    Some(body)
 }
 
 /// The hash of a block.

@@ -83,6 +83,9 @@ impl HeldOf {
 /// Text longer than this waits no longer.
 const MOST_HELD: usize = 16 * 1024;
 
+/// Room for the events of a short run.
+const USUAL_BLOCK: usize = 2 * 1024;
+
 /// What a run has come to since the writer last fetched.
 pub struct RunWrite {
     log: Arc<RunLog>,
@@ -154,8 +157,7 @@ impl RunLog {
     }
 
     /// An event other than a piece of text, as JSON.
-    pub fn event(self: &Arc<Self>, seq: u64, kind: EventKind, json: &[u8]) {
-        let at_ms = now_ms();
+    pub fn event(self: &Arc<Self>, seq: u64, at_ms: u64, kind: EventKind, json: &[u8]) {
         let mut state = self.state.lock();
         state.release();
         state.line(kind, seq, seq, at_ms, |lines| lines.extend_from_slice(json));
@@ -348,6 +350,7 @@ impl State {
     fn line(&mut self, kind: EventKind, first_seq: u64, seq: u64, at_ms: u64, write: impl FnOnce(&mut Vec<u8>)) {
         if self.events == 0 {
             self.head = BlockHead { first_seq, first_at_ms: at_ms, ..BlockHead::default() };
+            self.lines.reserve(USUAL_BLOCK);
         }
         self.head.last_seq = seq;
         self.head.last_at_ms = at_ms;
