@@ -8,10 +8,12 @@ use par::store::{self, Backend, DeadLetter, Item, Process};
 use par::types::{Error, Status};
 use pretty_assertions::assert_eq;
 use serde_json::{Value, json};
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::client::{events, next};
 use support::postgres::Postgres;
+use support::small_disk;
 
 fn create(persistence: &Value, keys: Value) -> Result<Runtime, Error> {
     let mut config = json!({"threads": 1, "persistence": persistence});
@@ -283,6 +285,65 @@ fn a_server_that_can_only_be_read_is_told() {
     assert_whole(&runtime);
 }
 
+#[test]
+fn a_full_disk_loses_nothing() {
+    let Some(folder) = small_disk::folder() else {
+        if support::postgres::programs().is_some() {
+            small_disk::run("a_full_disk_loses_nothing", 160, small_disk::As::User);
+        }
+        return;
+    };
+    let server = Postgres::start(&["max_wal_size=32MB", "min_wal_size=32MB"]).unwrap();
+    let runtime = open(&server.persistence());
+    invoke_sync(&runtime, "before").unwrap();
+    let junk = small_disk::fill(&folder);
+    let mut told = vec!["before".to_owned()];
+    let error = eventually_err(|| {
+        told.push(noise(20_000, told.len()));
+        invoke_sync(&runtime, told.last().unwrap())
+    });
+    assert_eq!(
+        (error.status(), error.code(), error.is_retryable()),
+        (Status::Persistence, Some("store_full"), true),
+        "{error:?}"
+    );
+    // Nothing new is begun that could not be kept.
+    assert_eq!(invoke_sync(&runtime, "refused").unwrap_err().code(), Some("store_full"));
+    assert_eq!(runtime.info()["store"]["ok"], false);
+    std::fs::remove_file(junk).unwrap();
+    eventually("the store goes on", || runtime.info()["store"]["ok"] == true);
+    invoke_sync(&runtime, "after").unwrap();
+    told.push("after".to_owned());
+    let session = call(&runtime, "sessions.get", json!({"session": "s"}));
+    let said = session["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "user");
+    let said: Vec<_> = said.map(|message| message["parts"][0]["text"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(said, told);
+    assert_whole(&runtime);
+    assert_eq!(runtime.close(None).unwrap().exit_code, 0);
+}
+
+#[test]
+fn a_damaged_page_is_told_and_does_no_harm() {
+    let Some(server) = Postgres::start(&[]) else { return };
+    let persistence = server.persistence();
+    let runtime = open(&persistence);
+    for input in ["one", "two", "three"] {
+        invoke_sync(&runtime, input).unwrap();
+    }
+    let file = server.sql(schema(&persistence), "SELECT pg_relation_filepath('events')");
+    server.stop();
+    let mut file = std::fs::File::options().write(true).open(server.data().join(file)).unwrap();
+    file.write_all(&[0xa5; 8192]).unwrap();
+    drop(file);
+    server.run();
+    eventually("the runtime to come back", || runtime.call("sessions.list", "{}", None).is_ok());
+    let error = runtime.call("store.verify", "{}", None).unwrap_err();
+    assert_eq!((error.status(), error.code()), (Status::Persistence, Some("store_corrupt")), "{error:?}");
+    // What is not damaged can be read.
+    let session = call(&runtime, "sessions.get", json!({"session": "s"}));
+    assert_eq!(session["messages"].as_array().unwrap().len(), 6);
+}
+
 fn invoke_sync(runtime: &Runtime, input: &str) -> Result<Value, Error> {
     let request = json!({"agent": "a", "input": input, "session": "s", "durability": "sync"});
     runtime.invoke(&request.to_string(), None).map(|json| serde_json::from_str(&json).unwrap())
@@ -459,17 +520,16 @@ fn what_is_too_old_goes() {
     assert_whole(&runtime);
     let small =
         create(&server.persistence(), json!({"retention": {"max_bytes": 1_048_576, "interval_seconds": 1}})).unwrap();
-    let long = "x".repeat(60_000);
     for number in 0..40 {
-        invoke(&small, &format!("{number} {}", uuid_like(&long, number)), "s").unwrap();
+        invoke(&small, &format!("{number} {}", noise(60_000, number)), "s").unwrap();
     }
     eventually("the oldest events to go", || runtime_pruned(&small) > 0);
 }
 
 /// Text that does not compress to nothing.
-fn uuid_like(long: &str, seed: usize) -> String {
+fn noise(length: usize, seed: usize) -> String {
     let mut state = seed as u64 + 1;
-    long.chars()
+    (0..length)
         .map(|_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             char::from(b'a' + ((state >> 33) % 26) as u8)

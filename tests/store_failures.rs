@@ -12,6 +12,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use support::small_disk;
 
 fn open(path: &Path, keys: Value) -> Runtime {
     let mut config = json!({"threads": 1, "persistence": {"type": "sqlite", "path": path}});
@@ -145,43 +146,14 @@ fn another_programs_lock_is_waited_for() {
     assert_eq!(problems(&runtime), "[]");
 }
 
-/// Runs a test of this file again in a mount namespace of its own, with a small file system at the folder it is told.
-fn in_small_file_system(test: &str, megabytes: u32) {
-    let folder = tempfile::tempdir().unwrap();
-    let script = format!(
-        "mount -t tmpfs -o size={megabytes}m none \"$PAR_TEST_SMALL\" || exit 77; exec \"$0\" {test} --exact --nocapture"
-    );
-    let output = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
-        .arg(std::env::current_exe().unwrap())
-        .env("PAR_TEST_SMALL", folder.path())
-        .output();
-    let said = |output: &std::process::Output| {
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-    };
-    match output {
-        Ok(output) if output.status.success() => assert!(said(&output).contains("1 passed"), "{}", said(&output)),
-        Ok(output) if output.status.code() != Some(77) && said(&output).contains("panicked") => {
-            panic!("{}", said(&output))
-        }
-        other => {
-            assert!(std::env::var_os("PAR_TEST_REQUIRE_ALL").is_none(), "no mount namespace to be had: {other:?}");
-            support::skipped("a full disk: no mount namespace to be had");
-        }
-    }
-}
-
 #[test]
 fn a_full_disk_loses_nothing() {
-    let Some(folder) = std::env::var_os("PAR_TEST_SMALL") else {
-        return in_small_file_system("a_full_disk_loses_nothing", 2);
+    let Some(folder) = small_disk::folder() else {
+        return small_disk::run("a_full_disk_loses_nothing", 2, small_disk::As::Root);
     };
-    let folder = Path::new(&folder);
     let runtime = open(&folder.join("par.db"), json!({"durability": "sync"}));
     invoke(&runtime, "before", "s").unwrap();
-    let junk = folder.join("junk");
-    let mut file = std::fs::File::create(&junk).unwrap();
-    while file.write_all(&[0; 4096]).is_ok() {}
+    let junk = small_disk::fill(&folder);
     let long = "many words ".repeat(5_000);
     let error = invoke(&runtime, &long, "s").unwrap_err();
     assert_eq!(
@@ -193,7 +165,6 @@ fn a_full_disk_loses_nothing() {
     assert_eq!(invoke(&runtime, "refused", "s").unwrap_err().code(), Some("store_full"));
     let info = runtime.info();
     assert_eq!((&info["store"]["ok"], &info["store"]["error"]["code"]), (&json!(false), &json!("store_full")));
-    drop(file);
     std::fs::remove_file(&junk).unwrap();
     eventually("the store goes on", || runtime.info()["store"]["ok"] == true);
     invoke(&runtime, "after", "s").unwrap();
@@ -213,13 +184,11 @@ fn a_full_disk_loses_nothing() {
 #[test]
 fn closing_says_what_could_not_be_written() {
     let test = "closing_says_what_could_not_be_written";
-    let Some(folder) = std::env::var_os("PAR_TEST_SMALL") else { return in_small_file_system(test, 2) };
-    let folder = Path::new(&folder);
+    let Some(folder) = small_disk::folder() else { return small_disk::run(test, 2, small_disk::As::Root) };
     let runtime = open(&folder.join("par.db"), json!({}));
     invoke(&runtime, "before", "s").unwrap();
     call(&runtime, "store.info", json!({}));
-    let mut file = std::fs::File::create(folder.join("junk")).unwrap();
-    while file.write_all(&[0; 4096]).is_ok() {}
+    small_disk::fill(&folder);
     // Asynchronous: nobody waits for the disk, so nobody is told but by the report.
     invoke(&runtime, &"many words ".repeat(5_000), "s").unwrap();
     let report = runtime.close(None).unwrap();
@@ -229,8 +198,8 @@ fn closing_says_what_could_not_be_written() {
 #[test]
 fn a_file_system_that_becomes_read_only_is_told() {
     let test = "a_file_system_that_becomes_read_only_is_told";
-    let Some(folder) = std::env::var_os("PAR_TEST_SMALL") else { return in_small_file_system(test, 4) };
-    let path = Path::new(&folder).join("par.db");
+    let Some(folder) = small_disk::folder() else { return small_disk::run(test, 4, small_disk::As::Root) };
+    let path = folder.join("par.db");
     drop(open(&path, json!({})));
     let remount = |how: &str| {
         // Refused as long as a file is open for writing, so no runtime is there meanwhile.

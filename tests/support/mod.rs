@@ -17,6 +17,7 @@ pub mod openai;
 pub mod postgres;
 mod reply;
 mod server;
+pub mod small_disk;
 pub mod told;
 pub mod wire;
 

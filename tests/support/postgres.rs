@@ -29,14 +29,7 @@ pub fn shared() -> Option<&'static Postgres> {
 impl Postgres {
     /// Makes a database cluster and starts its server. `options` go to the server, each as `-c`.
     pub fn start(options: &[&str]) -> Option<Self> {
-        let Some(bin) = binaries() else {
-            assert!(
-                std::env::var_os("PAR_TEST_REQUIRE_ALL").is_none(),
-                "PostgreSQL is needed: apt-get install postgresql"
-            );
-            super::skipped("the tests with PostgreSQL (apt-get install postgresql)");
-            return None;
-        };
+        let bin = programs()?;
         let folder = TempDir::new().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -98,7 +91,8 @@ impl Postgres {
         self.sql("public", "SELECT pg_reload_conf()");
     }
 
-    fn data(&self) -> PathBuf {
+    /// The folder of the server's files.
+    pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
@@ -234,7 +228,17 @@ impl Drop for Postgres {
     }
 }
 
-fn binaries() -> Option<PathBuf> {
+/// Where the server's programs are. None if they are nowhere, which is said.
+pub fn programs() -> Option<PathBuf> {
+    let found = find_programs();
+    if found.is_none() {
+        assert!(std::env::var_os("PAR_TEST_REQUIRE_ALL").is_none(), "PostgreSQL is needed: apt-get install postgresql");
+        super::skipped("the tests with PostgreSQL (apt-get install postgresql)");
+    }
+    found
+}
+
+fn find_programs() -> Option<PathBuf> {
     let mut folders: Vec<PathBuf> = std::env::var_os("PAR_TEST_PG_BIN").map(PathBuf::from).into_iter().collect();
     let mut debian: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .map(|versions| versions.map(|version| version.unwrap().path().join("bin")).collect())
