@@ -367,6 +367,21 @@ fn a_full_buffer_makes_dead_letters_at_once() {
 }
 
 #[test]
+fn a_few_large_events_fill_the_buffer_like_many_small_ones() {
+    let bus = json!({"buffer_bytes": 100_000});
+    let turns = json!([{"text": "word ".repeat(12_000)}]);
+    let runtime = open(json!({"event_bus": bus, "llm_providers": {"mock": {"type": "mock", "turns": turns}}}));
+    call(&runtime, "events.subscribe", json!({"name": "s", "types": ["completed"], "ack": true}));
+    for _ in 0..4 {
+        invoke(&runtime, json!({"agent": "a", "input": "x"}));
+    }
+    let letters = some_dead_letters(&runtime, 3);
+    assert!(letters[0]["reason"].as_str().unwrap().contains("event_bus.buffer_bytes"));
+    assert_eq!(count(&runtime, "s", "delivered"), 1);
+    close(runtime);
+}
+
+#[test]
 fn runs_wait_for_a_subscription_that_blocks_and_close_does_not() {
     let text = "word ".repeat(200);
     let extra = json!({"limits": {"inbox_queue_events": 1}, "event_bus": {"buffer_capacity": 4},
@@ -819,6 +834,7 @@ fn what_makes_no_sense_is_refused() {
 
     for (bus, path) in [
         (json!({"buffer_capacity": 0}), "config.event_bus.buffer_capacity"),
+        (json!({"buffer_bytes": 1}), "config.event_bus.buffer_bytes"),
         (json!({"max_delivery_attempts": 0}), "config.event_bus.max_delivery_attempts"),
         (json!({"initial_retry_delay": 0}), "config.event_bus.initial_retry_delay"),
         (json!({"max_retry_delay": 0.5}), "config.event_bus.max_retry_delay"),

@@ -12,6 +12,8 @@ use std::time::Duration;
 pub struct EventBusConfig {
     /// Events that may wait in each subscription, those that wait for their acknowledgement included. 1 to 1000000.
     pub buffer_capacity: usize,
+    /// Bytes of them, as JSON, past which no more wait. 1024 to 1073741824.
+    pub buffer_bytes: usize,
     /// How often an event is offered before it becomes a dead letter, unless its subscription says. 1 to 1000.
     pub max_delivery_attempts: u32,
     /// Seconds before the second attempt; doubled with each further one. 0.001 to 86400.
@@ -28,6 +30,7 @@ impl Default for EventBusConfig {
     fn default() -> Self {
         Self {
             buffer_capacity: 10_000,
+            buffer_bytes: 64 << 20,
             max_delivery_attempts: 5,
             initial_retry_delay: 1.0,
             max_retry_delay: 30.0,
@@ -43,6 +46,9 @@ impl EventBusConfig {
         let at = |key: &str| format!("{path}.{key}");
         if !(1..=1_000_000).contains(&self.buffer_capacity) {
             return Err(Error::schema(at("buffer_capacity"), "1 to 1000000 events may wait"));
+        }
+        if !(1_024..=1 << 30).contains(&self.buffer_bytes) {
+            return Err(Error::schema(at("buffer_bytes"), "1024 to 1073741824 bytes of events may wait"));
         }
         check_attempts(self.max_delivery_attempts, &at("max_delivery_attempts"))?;
         check_delay(self.initial_retry_delay, &at("initial_retry_delay"))?;

@@ -285,7 +285,7 @@ impl Follower<'_> {
             self.to = self.store.committed_behind(self.place).await?;
         }
         let filter = &subscription.rules().filter;
-        let (events, place) = self.store.committed(filter, self.place, self.to, subscription.vacancy()).await?;
+        let (events, place) = self.store.committed(filter, self.place, self.to, subscription.page()).await?;
         for (cursor, event) in events {
             subscription.take_stored(cursor, event.get());
         }

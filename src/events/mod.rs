@@ -24,4 +24,4 @@ pub use hub::{Hub, Origin, Subscriber};
 pub use log::{LogFilter, LogSubscriber};
 pub use outlet::Outlet;
 pub use queue::{Bounds, Polled, Queue, Waited};
-pub use subscription::{Answered, Rules, Subscription, Tally};
+pub use subscription::{Answered, Room, Rules, Subscription, Tally};

@@ -23,7 +23,10 @@ const FULL: &str = "its reader was too slow: the queue was full";
 const MOST_AT_ONCE: usize = 256;
 /// Events that may wait to become dead letters, if the buffer is smaller.
 const MOST_GIVEN_UP: usize = 1_000;
-const BUFFER_FULL: &str = "its reader was too slow: event_bus.buffer_capacity events waited already";
+const BUFFER_FULL: &str =
+    "its reader was too slow: event_bus.buffer_capacity events, or event_bus.buffer_bytes of them, waited already";
+/// Stored events read at once: what waits in memory is a page of them.
+const MOST_READ: usize = 1_000;
 
 /// What a subscription is.
 #[derive(Debug)]
@@ -42,8 +45,17 @@ pub struct Rules {
     pub timeout: Duration,
     /// The delay before the second attempt, and the longest.
     pub delays: [Duration; 2],
-    /// Events that may wait, in the buffer and for their acknowledgement.
-    pub capacity: usize,
+    /// What may wait, in the buffer and for its acknowledgement.
+    pub room: Room,
+}
+
+/// How much may wait: as long as neither bound is reached, one more event is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Events.
+    pub events: usize,
+    /// Bytes of their JSON.
+    pub bytes: usize,
 }
 
 impl Rules {
@@ -135,24 +147,55 @@ struct State {
     /// When the first is offered again.
     stalled_until: Option<Instant>,
     flights: BTreeMap<u64, Flight>,
+    /// Bytes of the events that wait or fly.
+    bytes: usize,
     /// When each flight is due.
     timers: BTreeSet<(Instant, u64)>,
     /// Given up, and not fetched yet.
     lost: Vec<Lost>,
+    /// Bytes of those.
+    lost_bytes: usize,
     settled: Vec<i64>,
     tally: Tally,
     ended: bool,
 }
 
 impl State {
-    fn held(&self) -> usize {
-        self.waiting.len() + self.flights.len()
+    /// How many events fit into so much room.
+    fn vacancy(&self, room: Room) -> usize {
+        let held = self.waiting.len() + self.flights.len();
+        if self.bytes < room.bytes { room.events.saturating_sub(held) } else { 0 }
+    }
+
+    /// Puts an event behind those that wait.
+    fn wait_last(&mut self, parcel: Parcel) {
+        self.bytes += parcel.event.len();
+        self.waiting.push_back(parcel);
+    }
+
+    /// Puts an event back where it was.
+    fn wait_first(&mut self, parcel: Parcel) {
+        self.bytes += parcel.event.len();
+        self.waiting.push_front(parcel);
+    }
+
+    /// Takes the first event that waits.
+    fn next_waiting(&mut self) -> Option<Parcel> {
+        let parcel = self.waiting.pop_front()?;
+        self.bytes -= parcel.event.len();
+        Some(parcel)
     }
 
     fn lose(&mut self, parcel: Parcel, reason: &str) {
         let Parcel { event, letter, attempts, .. } = parcel;
         self.tally.dead_letters += 1;
+        self.lost_bytes += event.len();
         self.lost.push(Lost { event, reason: reason.to_owned(), attempts, letter });
+    }
+
+    fn take_lost(&mut self) -> Vec<Lost> {
+        self.lost_bytes = 0;
+        std::mem::take(&mut self.lost)
     }
 
     fn settle(&mut self, parcel: &Parcel) {
@@ -162,11 +205,13 @@ impl State {
     /// Takes a flight out of the air.
     fn land(&mut self, delivery: u64) -> Option<Flight> {
         let flight = self.flights.remove(&delivery)?;
+        self.bytes -= flight.parcel.event.len();
         self.timers.remove(&(flight.due, delivery));
         Some(flight)
     }
 
     fn fly(&mut self, delivery: u64, parcel: Parcel, due: Instant, is_out: bool) {
+        self.bytes += parcel.event.len();
         self.timers.insert((due, delivery));
         self.flights.insert(delivery, Flight { parcel, due, is_out });
     }
@@ -243,9 +288,14 @@ impl Subscription {
     }
 
     /// How many events fit.
-    pub fn vacancy(&self) -> usize {
+    fn vacancy(&self) -> usize {
         let state = self.state.lock();
-        if state.ended { usize::MAX } else { self.rules.capacity.saturating_sub(state.held()) }
+        if state.ended { usize::MAX } else { state.vacancy(self.rules.room) }
+    }
+
+    /// How many stored events to read now.
+    pub fn page(&self) -> usize {
+        self.vacancy().min(MOST_READ)
     }
 
     /// Completes when another event fits, or none will ever come. Cancel safe.
@@ -268,16 +318,17 @@ impl Subscription {
             return;
         }
         // Runs that wait for room wait between two events of the model; what comes meanwhile is kept as long as it is little.
-        let most = match self.rules.overflow {
-            WhenFull::Block => self.rules.capacity.saturating_mul(2),
-            WhenFull::Wait | WhenFull::DeadLetter => self.rules.capacity,
+        let Room { events, bytes } = self.rules.room;
+        let room = match self.rules.overflow {
+            WhenFull::Block => Room { events: events.saturating_mul(2), bytes: bytes.saturating_mul(2) },
+            WhenFull::Wait | WhenFull::DeadLetter => self.rules.room,
         };
         let parcel = Parcel { event: event.into(), cursor: None, letter: None, attempts: 0 };
         let mut is_news = false;
-        if state.held() < most {
-            state.waiting.push_back(parcel);
+        if state.vacancy(room) > 0 {
+            state.wait_last(parcel);
             is_news = state.waiting.len() == 1;
-        } else if state.lost.len() < self.rules.capacity.max(MOST_GIVEN_UP) {
+        } else if state.lost.len() < events.max(MOST_GIVEN_UP) && state.lost_bytes < bytes {
             state.lose(parcel, BUFFER_FULL);
             is_news = state.lost.len() == 1;
         } else {
@@ -295,7 +346,7 @@ impl Subscription {
         let mut state = self.state.lock();
         if !state.ended {
             let parcel = Parcel { event: event.as_bytes().into(), cursor: Some(cursor), letter: None, attempts: 0 };
-            state.waiting.push_back(parcel);
+            state.wait_last(parcel);
         }
     }
 
@@ -304,14 +355,14 @@ impl Subscription {
         let mut state = self.state.lock();
         let is_known = |parcel: &Parcel| parcel.letter == Some(letter);
         if state.ended
-            || state.held() >= self.rules.capacity
+            || state.vacancy(self.rules.room) == 0
             || state.waiting.iter().any(is_known)
             || state.flights.values().any(|flight| is_known(&flight.parcel))
         {
             return false;
         }
         let parcel = Parcel { event: event.as_bytes().into(), cursor: None, letter: Some(letter), attempts: 0 };
-        state.waiting.push_back(parcel);
+        state.wait_last(parcel);
         drop(state);
         self.work.notify_one();
         true
@@ -323,7 +374,7 @@ impl Subscription {
     /// Deliveries are numbered by `numbers`.
     pub fn drive(&self, now: Instant, has_come: bool, outlet: &dyn Outlet, numbers: &AtomicU64) -> Driven {
         let mut state = self.state.lock();
-        let had_room = state.held() < self.rules.capacity;
+        let had_room = state.vacancy(self.rules.room) > 0;
         self.offer_again(&mut state, now, outlet);
         let delivered = state.tally.delivered;
         self.offer_waiting(&mut state, now, has_come, outlet, numbers);
@@ -335,10 +386,10 @@ impl Subscription {
             next: [state.stalled_until, due, more].into_iter().flatten().min(),
             is_stalled,
             has_moved,
-            lost: std::mem::take(&mut state.lost),
+            lost: state.take_lost(),
             settled: std::mem::take(&mut state.settled),
         };
-        if !had_room && state.held() < self.rules.capacity {
+        if !had_room && state.vacancy(self.rules.room) > 0 {
             drop(state);
             self.room.notify_waiters();
         }
@@ -374,7 +425,7 @@ impl Subscription {
             return;
         }
         for _ in 0..MOST_AT_ONCE {
-            let Some(mut parcel) = state.waiting.pop_front() else { break };
+            let Some(mut parcel) = state.next_waiting() else { break };
             let is_again = parcel.attempts > 0;
             parcel.attempts += 1;
             let delivery = self.rules.ack.then(|| numbers.fetch_add(1, Ordering::Relaxed) + 1);
@@ -392,7 +443,7 @@ impl Subscription {
             let is_early = state.stalled_until.is_some_and(|until| until > now);
             if is_early {
                 parcel.attempts -= 1;
-                state.waiting.push_front(parcel);
+                state.wait_first(parcel);
                 return;
             }
             state.tally.retried += u64::from(is_again);
@@ -407,7 +458,7 @@ impl Subscription {
                 continue;
             }
             state.stalled_until = Some(now + self.rules.delay(parcel.attempts));
-            state.waiting.push_front(parcel);
+            state.wait_first(parcel);
             return;
         }
     }
@@ -470,14 +521,15 @@ impl Subscription {
         Answered::Known
     }
 
-    /// Takes no more, and answers what is left and which dead letters were delivered: nothing vanishes. Stored events that were never offered are not lost:
-    /// they are behind every cursor that the host was told.
+    /// Takes no more, and answers what is left and which dead letters were delivered: nothing vanishes. Stored events that were
+    /// never offered are not lost: they are behind every cursor that the host was told.
     pub fn end(&self, reason: &str) -> (Vec<Lost>, Vec<i64>) {
         let mut state = self.state.lock();
         state.ended = true;
         let flights = std::mem::take(&mut state.flights).into_values().map(|flight| flight.parcel);
         let parcels: Vec<_> = flights.chain(std::mem::take(&mut state.waiting)).collect();
         state.timers.clear();
+        state.bytes = 0;
         state.stalled_until = None;
         for parcel in parcels {
             // A letter that was not delivered stays the letter it is.
@@ -485,7 +537,7 @@ impl Subscription {
                 state.lose(parcel, reason);
             }
         }
-        let left = (std::mem::take(&mut state.lost), std::mem::take(&mut state.settled));
+        let left = (state.take_lost(), std::mem::take(&mut state.settled));
         drop(state);
         self.room.notify_waiters();
         self.work.notify_one();

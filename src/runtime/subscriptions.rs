@@ -7,7 +7,7 @@ use super::stored::wrong_cursor;
 use super::stored_events::kinds;
 use super::stream::Stream;
 use crate::config::{DeliverTo, Reach, SubscribeParams};
-use crate::events::{Member, Outlet, Rules};
+use crate::events::{Member, Outlet, Room, Rules};
 use crate::store::{EventCursor, EventFilter};
 use crate::types::{Cancel, Error, EventKind, Result, RunId, Status};
 use futures_util::FutureExt;
@@ -147,7 +147,7 @@ impl Core {
             max_attempts: params.max_attempts.unwrap_or(bus.max_delivery_attempts),
             timeout,
             delays: [bus.initial_retry_delay, bus.max_retry_delay].map(Duration::from_secs_f64),
-            capacity: bus.buffer_capacity,
+            room: Room { events: bus.buffer_capacity, bytes: bus.buffer_bytes },
         };
         self.bus.open(rules, cancel, deliver, place)
     }

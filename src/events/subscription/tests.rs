@@ -36,7 +36,11 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(ack: bool, overflow: WhenFull, capacity: usize) -> Self {
+    fn new(ack: bool, overflow: WhenFull, events: usize) -> Self {
+        Self::with_room(ack, overflow, Room { events, bytes: 1_000 })
+    }
+
+    fn with_room(ack: bool, overflow: WhenFull, room: Room) -> Self {
         let rules = Rules {
             name: "s".into(),
             filter: EventFilter::default(),
@@ -45,7 +49,7 @@ impl Machine {
             max_attempts: 3,
             timeout: Duration::from_secs(100),
             delays: [Duration::from_secs(1), Duration::from_secs(3)],
-            capacity,
+            room,
         };
         let numbers = AtomicU64::new(0);
         Self { subscription: Subscription::new(rules), places: Places::default(), numbers, began: Instant::now() }
@@ -136,6 +140,22 @@ fn what_a_policy_says_about_a_full_queue_is_done() {
 }
 
 #[test]
+fn a_few_large_events_fill_the_buffer_like_many_small_ones() {
+    let machine = Machine::with_room(false, WhenFull::Wait, Room { events: 10, bytes: 5 });
+    for number in [100, 200, 3] {
+        machine.take(number);
+    }
+    assert!(!machine.subscription.take_letter(7, "4"));
+    let driven = machine.drive(0);
+    assert_eq!(given_up(&driven), [("3".to_owned(), 0)]);
+    machine.free(9);
+    machine.drive(1);
+    machine.take(5);
+    machine.drive(2);
+    assert_eq!(machine.taken(), [100, 200, 5]);
+}
+
+#[test]
 fn a_delivery_is_tried_again_until_it_is_acknowledged() {
     let machine = Machine::new(true, WhenFull::Wait, 10);
     machine.free(9);
@@ -214,12 +234,12 @@ enum Op {
 proptest! {
     /// Whatever happens, each event is delivered, given up, or there.
     #[test]
-    fn nothing_vanishes(ack: bool, policy in 0..3, ops in proptest::collection::vec(prop_oneof![
+    fn nothing_vanishes(ack: bool, policy in 0..3, bytes in 1_usize..12, ops in proptest::collection::vec(prop_oneof![
         3 => Just(Op::Take), 1 => (0usize..4).prop_map(Op::Free), 2 => (0u64..120).prop_map(Op::Pass),
         2 => (0usize..8).prop_map(Op::Ack), 1 => (0usize..8).prop_map(Op::Nack),
     ], 0..80)) {
         let policy = [WhenFull::Wait, WhenFull::DeadLetter, WhenFull::Block][policy as usize];
-        let machine = Machine::new(ack, policy, 4);
+        let machine = Machine::with_room(ack, policy, Room { events: 4, bytes });
         let (mut now, mut made, mut lost, mut overrun) = (0, 0_u64, 0, 0);
         let mut open: Vec<u64> = Vec::new();
         for op in ops {
@@ -250,6 +270,10 @@ proptest! {
             let done = if ack { tally.acknowledged } else { tally.delivered };
             prop_assert_eq!(tally.dead_letters, lost + overrun);
             prop_assert_eq!(done + lost + overrun + (tally.waiting + tally.unacknowledged) as u64, made);
+            let state = machine.subscription.state.lock();
+            let parcels = state.waiting.iter().chain(state.flights.values().map(|flight| &flight.parcel));
+            prop_assert_eq!(state.bytes, parcels.map(|parcel| parcel.event.len()).sum::<usize>());
+            drop(state);
             // Whoever drives it is told when to come again.
             prop_assert!(tally.unacknowledged == 0 || driven.next.is_some());
             prop_assert!(tally.waiting == 0 || driven.is_stalled);
