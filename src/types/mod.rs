@@ -5,6 +5,7 @@
 //! milliseconds) and derives a JSON Schema, which `par_call("describe")` hands out.
 
 mod cancel;
+mod envelope;
 mod error;
 mod event;
 mod event_kind;
@@ -16,8 +17,9 @@ mod transcript;
 mod usage;
 
 pub use cancel::Cancel;
+pub use envelope::Envelope;
 pub use error::{Category, Error, ProviderDetail, Result, Status};
-pub use event::{Containment, Envelope, EventBody, Piece, RunResult, ToolCallRecord};
+pub use event::{Containment, EventBody, Piece, RunResult, ToolCallRecord};
 pub use event_kind::EventKind;
 pub use ids::{AgentId, RunId, Scope, SessionId, ToolCallId};
 pub use message::{
