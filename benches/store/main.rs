@@ -258,14 +258,20 @@ fn growth(folder: &Path) {
     let said =
         "A sentence of an ordinary length, such as people write when they answer a question at their desk. ".repeat(4);
     let runtime = open(Some(&path), json!({}), Value::Null);
-    for turn in 0..1_000 {
-        let request = json!({"agent": "b", "session": "s", "input": format!("{turn}: {said}")});
-        if turn == 0 {
-            let agent = json!({"id": "b", "model": "mock/m", "context_strategy": "none"});
-            runtime.register_agent(&agent.to_string()).expect("an agent");
+    let agent = json!({"id": "b", "model": "mock/m", "context_strategy": "none"});
+    runtime.register_agent(&agent.to_string()).expect("an agent");
+    let mut turns = (0..1_000).map(|turn| json!({"agent": "b", "session": "s", "input": format!("{turn}: {said}")}));
+    let mut each = |count: usize| {
+        let began = Instant::now();
+        for request in turns.by_ref().take(count) {
+            runtime.invoke(&request.to_string(), None).expect("an answer");
         }
-        runtime.invoke(&request.to_string(), None).expect("an answer");
-    }
+        began.elapsed().as_secs_f64() * 1e6 / count as f64
+    };
+    let first = each(100);
+    each(800);
+    let last = each(100);
+    row("1,000 turns: each of the last 100, of the first 100", format!("{last:.0} us"), format!("{first:.0} us"), "");
     let session = runtime.call("sessions.get", r#"{"session": "s"}"#, None).expect("the session");
     runtime.close(None);
     let bytes = std::fs::metadata(&path).expect("the file").len();

@@ -12,14 +12,16 @@ use super::{Message, Part, ToolCall, ToolCallId, ToolResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// A valid conversation. See the module's head for what that means.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Vec<Message>", into = "Vec<Message>")]
 #[schemars(with = "Vec<Message>")]
 pub struct Transcript {
-    rounds: Vec<Round>,
-    call_ids: HashSet<ToolCallId>,
+    /// Shared with the copy that a run works on: a long conversation is not copied for each turn.
+    rounds: Vec<Arc<Round>>,
+    call_ids: Arc<HashSet<ToolCallId>>,
     /// How many rounds there were when [`Transcript::take_changes`] was last called.
     told: usize,
     /// How many of them are as they were then.
@@ -118,7 +120,7 @@ impl Transcript {
     /// Appends what the user said.
     pub fn push_user(&mut self, parts: Vec<Part>) -> Result<(), TranscriptError> {
         self.check_appendable(&parts)?;
-        self.rounds.push(Round::User(parts));
+        self.rounds.push(Arc::new(Round::User(parts)));
         Ok(())
     }
 
@@ -132,15 +134,17 @@ impl Transcript {
             }
         }
         let results = vec![None; fresh.len()];
-        self.call_ids.extend(fresh);
-        self.rounds.push(Round::Assistant { parts, results });
+        if !fresh.is_empty() {
+            Arc::make_mut(&mut self.call_ids).extend(fresh);
+        }
+        self.rounds.push(Arc::new(Round::Assistant { parts, results }));
         Ok(())
     }
 
     /// Answers an open tool call, in any order.
     pub fn answer(&mut self, id: &ToolCallId, result: ToolResult) -> Result<(), TranscriptError> {
         let no_such = || TranscriptError::NoSuchCall(id.clone());
-        let Some(Round::Assistant { parts, results }) = self.rounds.last_mut() else {
+        let Some(Round::Assistant { parts, results }) = self.rounds.last_mut().map(Arc::make_mut) else {
             return Err(no_such());
         };
         let position = tool_calls(parts).position(|call| call.id == *id);
@@ -156,7 +160,7 @@ impl Transcript {
 
     /// The calls that wait for a result, in call order.
     pub fn open_calls(&self) -> impl Iterator<Item = &ToolCall> {
-        let (parts, results): (&[Part], &[_]) = match self.rounds.last() {
+        let (parts, results): (&[Part], &[_]) = match self.rounds.last().map(Arc::as_ref) {
             Some(Round::Assistant { parts, results }) => (parts, results),
             Some(Round::User(_) | Round::Compaction { .. }) | None => (&[], &[]),
         };
@@ -165,7 +169,7 @@ impl Transcript {
 
     /// Answers every open call with what `result` says of it, so that the next request is valid.
     pub fn close_open_calls(&mut self, mut result: impl FnMut(&ToolCall) -> ToolResult) {
-        if let Some(Round::Assistant { parts, results }) = self.rounds.last_mut() {
+        if let Some(Round::Assistant { parts, results }) = self.rounds.last_mut().map(Arc::make_mut) {
             for (call, slot) in tool_calls(parts).zip(results) {
                 slot.get_or_insert_with(|| result(call));
             }
@@ -186,9 +190,9 @@ impl Transcript {
     /// Drops everything after `mark`.
     pub fn rewind(&mut self, mark: Mark) {
         for round in self.rounds.drain(mark.0.min(self.rounds.len())..) {
-            if let Round::Assistant { parts, .. } = round {
-                for call in tool_calls(&parts) {
-                    self.call_ids.remove(&call.id);
+            if let Round::Assistant { parts, .. } = &*round {
+                for call in tool_calls(parts) {
+                    Arc::make_mut(&mut self.call_ids).remove(&call.id);
                 }
             }
         }
@@ -203,7 +207,7 @@ impl Transcript {
             return None;
         }
         // Our own types, without maps whose keys are no strings: this cannot fail.
-        let entries = changed.iter().map(|round| serde_json::to_string(round).unwrap_or_default()).collect();
+        let entries = changed.iter().map(|round| serde_json::to_string(&**round).unwrap_or_default()).collect();
         self.forget_changes();
         Some(Changes { from, entries })
     }
@@ -283,7 +287,7 @@ impl Transcript {
         if kept_from > self.rounds.len() {
             return Err(TranscriptError::NoSuchEntry(kept_from));
         }
-        self.rounds.push(Round::Compaction { from: kept_from, summary });
+        self.rounds.push(Arc::new(Round::Compaction { from: kept_from, summary }));
         Ok(())
     }
 
@@ -308,29 +312,27 @@ impl Transcript {
     pub fn view(&self) -> impl Iterator<Item = View<'_>> {
         let (summary, question, from) = self.window();
         let summary = (!summary.is_empty()).then_some(View::User(summary));
-        let kept = self.rounds.get(from..).unwrap_or_default();
+        let kept = self.rounds_from(from);
         summary.into_iter().chain(question.into_iter().chain(kept).flat_map(Round::views))
     }
 
     /// What the model sees, message by message with the results of its calls, each with its place.
     pub fn visible(&self) -> impl Iterator<Item = Entry<'_>> {
         let from = self.window().2;
-        self.rounds
-            .iter()
-            .enumerate()
-            .skip(from)
-            .filter(|(_, round)| !matches!(round, Round::Compaction { .. }))
-            .map(|(index, round)| Entry { index, is_user: matches!(round, Round::User(_)), round })
+        self.rounds_from(from)
+            .zip(from..)
+            .filter(|(round, _)| !matches!(round, Round::Compaction { .. }))
+            .map(|(round, index)| Entry { index, is_user: matches!(round, Round::User(_)), round })
     }
 
     /// Everything said since `mark`, seen by the model or not.
     pub fn since(&self, mark: Mark) -> Vec<Message> {
-        self.rounds.get(mark.0..).unwrap_or_default().iter().flat_map(Round::messages).collect()
+        self.rounds_from(mark.0).flat_map(Round::messages).collect()
     }
 
     /// The tool calls since `mark` with their results, in order.
     pub fn calls_since(&self, mark: Mark) -> impl Iterator<Item = (&ToolCall, &ToolResult)> {
-        self.rounds.get(mark.0..).unwrap_or_default().iter().flat_map(Round::views).filter_map(|view| match view {
+        self.rounds_from(mark.0).flat_map(Round::views).filter_map(|view| match view {
             View::Tool(call, result) => Some((call, result)),
             View::User(_) | View::Assistant(_) => None,
         })
@@ -347,7 +349,7 @@ impl Transcript {
                     first_changed.get_or_insert(index);
                 }
             };
-            let (parts, results): (&mut Vec<Part>, &mut [Option<ToolResult>]) = match round {
+            let (parts, results): (&mut Vec<Part>, &mut [Option<ToolResult>]) = match Arc::make_mut(round) {
                 Round::User(parts) | Round::Compaction { summary: parts, .. } => (parts, &mut []),
                 Round::Assistant { parts, results } => (parts, results),
             };
@@ -371,17 +373,22 @@ impl Transcript {
         first_changed.is_some()
     }
 
+    fn rounds_from(&self, from: usize) -> impl DoubleEndedIterator<Item = &Round> {
+        self.rounds.get(from..).unwrap_or_default().iter().map(Arc::as_ref)
+    }
+
     /// The summary, the question that must stay in sight, and where what is kept begins.
     fn window(&self) -> (&[Part], Option<&Round>, usize) {
-        let last = self.rounds.iter().rev().find_map(|round| match round {
+        let last = self.rounds_from(0).rev().find_map(|round| match round {
             Round::Compaction { from, summary } => Some((*from, summary.as_slice())),
             Round::User(_) | Round::Assistant { .. } => None,
         });
         let Some((from, summary)) = last else { return (&[], None, 0) };
-        let (before, kept) = self.rounds.split_at_checked(from).unwrap_or((&self.rounds, &[]));
-        let first = kept.iter().find(|round| !matches!(round, Round::Compaction { .. }));
+        let first = self.rounds_from(from).find(|round| !matches!(round, Round::Compaction { .. }));
         let question = match first {
-            Some(Round::Assistant { .. }) => before.iter().rev().find(|round| matches!(round, Round::User(_))),
+            Some(Round::Assistant { .. }) => {
+                self.rounds.iter().take(from).map(Arc::as_ref).rev().find(|round| matches!(round, Round::User(_)))
+            }
             Some(Round::User(_) | Round::Compaction { .. }) | None => None,
         };
         (summary, question, from)
@@ -503,7 +510,7 @@ fn tool_calls(parts: &[Part]) -> impl Iterator<Item = &ToolCall> {
 
 impl From<Transcript> for Vec<Message> {
     fn from(transcript: Transcript) -> Self {
-        transcript.rounds.iter().flat_map(Round::messages).collect()
+        transcript.rounds_from(0).flat_map(Round::messages).collect()
     }
 }
 
