@@ -120,6 +120,14 @@ impl Bus {
                 () = read(&mut follower, subscription), if follows => {}
             }
         }
+        // What came last, and was not offered yet.
+        loop {
+            let driven = subscription.drive(Instant::now(), true, outlet, &self.numbers);
+            self.give_up(subscription, driven.lost, driven.settled).await;
+            if !driven.has_moved {
+                break;
+            }
+        }
         let left = subscription.end(&ended(&cancel.reason()));
         self.finish(member, left).await;
     }
@@ -291,5 +299,61 @@ impl Follower<'_> {
         }
         self.place = place;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Limits, WhenFull};
+    use crate::events::Room;
+    use crate::store::EventFilter;
+    use futures_util::future::BoxFuture;
+    use parking_lot::Mutex;
+    use pretty_assertions::assert_eq;
+
+    /// Takes as many messages as it has places for.
+    struct Places(usize, Mutex<Vec<Value>>);
+
+    impl Outlet for Places {
+        fn offer(&self, message: &[u8]) -> bool {
+            let mut taken = self.1.lock();
+            let takes = taken.len() < self.0;
+            if takes {
+                taken.push(serde_json::from_slice(message).unwrap());
+            }
+            takes
+        }
+
+        fn room(&self) -> BoxFuture<'_, ()> {
+            Box::pin(pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_came_last_is_offered_before_the_end() {
+        let store = Arc::new(Store::in_memory(&Limits::default()));
+        let bus = Bus::new(EventBusConfig::default(), 1, store, Arc::default());
+        let rules = Rules {
+            name: "s".into(),
+            filter: EventFilter::default(),
+            ack: false,
+            overflow: WhenFull::Block,
+            max_attempts: 1,
+            timeout: Duration::from_secs(1),
+            delays: [Duration::from_secs(1); 2],
+            room: Room { events: 1_000, bytes: 1_000 },
+        };
+        let member = bus.open(rules, Cancel::new(), "inbox", None).unwrap();
+        for number in 0..400 {
+            member.subscription.take(number.to_string().as_bytes());
+        }
+        member.cancel.cancel("it is over");
+        let places = Places(300, Mutex::default());
+        bus.deliver(&member, &places).await;
+        let taken: Vec<_> = places.1.lock().iter().map(|message| message["event"].as_u64().unwrap()).collect();
+        assert_eq!(taken, (0..300).collect::<Vec<_>>());
+        let tally = member.subscription.tally();
+        assert_eq!((tally.delivered, tally.dead_letters), (300, 100));
     }
 }
