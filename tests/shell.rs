@@ -459,7 +459,6 @@ fn a_fork_bomb_ends_with_its_time() {
     let result = scene.call(json!({"argv": ["sh", "-c", bomb], "timeout": 1.0})).unwrap();
     assert_eq!(result["timed_out"], true, "{result}");
     assert_eq!(living(&mark), Vec::<String>::new());
-    assert_eq!(living("bomb()"), Vec::<String>::new());
 }
 
 #[test]

@@ -401,8 +401,7 @@ fn runs_wait_for_a_subscription_that_blocks_and_close_does_not() {
     eventually("the buffer is full", || (count(&runtime, "s", "waiting") >= 4).then_some(()));
     let mut seen = 0;
     while !ended.load(Ordering::SeqCst) {
-        assert_eq!(message(&runtime)["type"], "event");
-        seen += 1;
+        seen += messages(&runtime).len();
         assert!(count(&runtime, "s", "waiting") <= 8);
     }
     first.join().unwrap().unwrap();
