@@ -120,7 +120,8 @@ impl Bus {
                 () = read(&mut follower, subscription), if follows => {}
             }
         }
-        // What came last, and was not offered yet.
+        // Nothing more comes; what came last was not offered yet.
+        self.hub.leave(subscription);
         loop {
             let driven = subscription.drive(Instant::now(), true, outlet, &self.numbers);
             self.give_up(subscription, driven.lost, driven.settled).await;
