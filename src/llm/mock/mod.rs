@@ -228,7 +228,11 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 /// Four characters a token: what nobody will take for a measurement.
 fn estimate(request: &ModelRequest<'_>, turn: &MockTurn, text: &str) -> Usage {
     let tokens = |characters: usize| characters.div_ceil(4) as u64;
-    let input: usize = request.transcript.view().map(|view| text_of(view).len()).sum();
+    let length = |view| match view {
+        View::User(parts) | View::Assistant(parts) => parts.iter().filter_map(Part::as_text).map(str::len).sum(),
+        View::Tool(_, result) => result.content.len(),
+    };
+    let input: usize = request.transcript.view().map(length).sum();
     let reasoning = tokens(turn.reasoning.as_ref().map_or(0, String::len));
     Usage {
         input_tokens: tokens(input + request.system.map_or(0, str::len)),
