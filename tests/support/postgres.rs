@@ -153,6 +153,21 @@ impl Postgres {
 
     /// Starts the server, and waits until it answers.
     pub fn run(&self) {
+        let mut pid = self.spawn();
+        let until = Instant::now() + Duration::from_secs(60);
+        while !self.answers() {
+            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            assert!(Instant::now() < until, "the server does not answer: {log}");
+            std::thread::sleep(Duration::from_millis(20));
+            // It refuses to begin as long as a process of the one that was killed before it is there.
+            if !Path::new(&format!("/proc/{pid}")).exists() {
+                pid = self.spawn();
+            }
+        }
+        *self.pid.lock().unwrap() = Some(pid);
+    }
+
+    fn spawn(&self) -> u32 {
         let (told, pid) = mpsc::channel();
         let mut command = self.command("postgres");
         command.arg("-D").arg(self.data()).args(["-p", &self.port.to_string(), "-k"]).arg(self.folder.path());
@@ -168,13 +183,7 @@ impl Postgres {
             told.send(child.id()).unwrap();
             child.wait().unwrap();
         });
-        *self.pid.lock().unwrap() = Some(pid.recv().unwrap());
-        let until = Instant::now() + Duration::from_secs(60);
-        while !self.answers() {
-            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-            assert!(Instant::now() < until, "the server does not answer: {log}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        pid.recv().unwrap()
     }
 
     fn answers(&self) -> bool {
@@ -196,16 +205,27 @@ impl Postgres {
 
     fn signal(&self, name: &str) {
         let Some(pid) = self.pid.lock().unwrap().take() else { return };
-        // The postmaster and, when it is killed, the processes it has left.
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
+        let send = |name: &str, pid: &str| {
+            let _ = Command::new("kill").args([&format!("-{name}"), pid]).stderr(Stdio::null()).status();
+        };
+        let proc = PathBuf::from(format!("/proc/{pid}"));
         if name == "KILL" {
-            for child in children.split_whitespace() {
-                let _ = Command::new("kill").args(["-KILL", child]).stderr(Stdio::null()).status();
+            // All of it at once: a process that was overlooked could wait for ever for what one that was killed has locked. As
+            // long as the first one is stopped there are no new ones.
+            send("STOP", &pid.to_string());
+            let is_stopped = || {
+                let stat = std::fs::read_to_string(proc.join("stat")).unwrap_or_default();
+                stat.rsplit(") ").next().is_none_or(|rest| !rest.starts_with(['R', 'S', 'D']))
+            };
+            while !is_stopped() {
+                std::thread::sleep(Duration::from_millis(1));
             }
+            let children = std::fs::read_to_string(proc.join(format!("task/{pid}/children"))).unwrap_or_default();
+            children.split_whitespace().for_each(|child| send(name, child));
         }
+        send(name, &pid.to_string());
         let until = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect(("127.0.0.1", self.port)).is_ok() || Path::new(&format!("/proc/{pid}")).exists() {
+        while TcpStream::connect(("127.0.0.1", self.port)).is_ok() || proc.exists() {
             assert!(Instant::now() < until, "the server does not end");
             std::thread::sleep(Duration::from_millis(10));
         }
