@@ -202,6 +202,18 @@ fn a_database_that_has_data_is_shipped_from_its_beginning() {
 }
 
 #[test]
+fn closing_ships_what_came_behind_a_batch_that_failed() {
+    let place = Place::unreachable();
+    let runtime = place.open(place.forward());
+    say(&runtime, "s", "first");
+    until("it failed", || told(&runtime)["failures"].as_u64().unwrap() > 0);
+    say(&runtime, "s", "behind it");
+    place.mount();
+    assert_eq!(runtime.close(None).unwrap().unforwarded, Some(0));
+    assert_eq!(replayed(&objects(&place.archive())), stored(&place.database()));
+}
+
+#[test]
 fn a_place_that_cannot_be_reached_is_told_and_disturbs_nobody() {
     let place = Place::unreachable();
     let small = json!({"retention": {"max_bytes": 1_048_576}});

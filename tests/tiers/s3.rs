@@ -176,6 +176,7 @@ fn a_bucket_is_forwarded_to_and_read_back() {
     let shipped = call(&runtime, "store.forward", json!({})).unwrap();
     assert!(shipped["batches"].as_u64().unwrap() > 2, "{shipped}");
     call(&runtime, "sessions.delete", json!({"session": "s0"})).unwrap();
+    call(&runtime, "store.forward", json!({})).unwrap();
     runtime.close(None).unwrap();
     let objects = server.objects();
     assert!(objects.keys().all(|name| name.starts_with("a/day=1/")), "{:?}", objects.keys());
@@ -216,6 +217,7 @@ fn a_server_that_was_away_gets_what_it_missed() {
     until("it caught up", || told(&runtime)["pending"] == 0);
     assert_eq!(told(&runtime)["state"], "on");
     say(&runtime, "s", "after");
+    call(&runtime, "store.forward", json!({})).unwrap();
     runtime.close(None).unwrap();
     objects.extend(server.objects());
     assert_eq!(replayed(&objects), stored(&place.database()));

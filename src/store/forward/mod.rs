@@ -353,7 +353,9 @@ impl Forwarder {
         };
         let Hand { destination, batch, .. } = hand;
         loop {
-            if batch.is_none() {
+            // One that failed before says nothing about what has come since.
+            let is_new = batch.is_none();
+            if is_new {
                 *batch = self.database.next_batch(&named, config.max_batch_bytes)?;
             }
             let Some(next) = &*batch else {
@@ -378,7 +380,7 @@ impl Forwarder {
                 counts.last_shipped_at_ms = Some(now_ms());
             }
             self.succeeded();
-            if !is_full {
+            if is_new && !is_full {
                 return Ok(());
             }
         }
