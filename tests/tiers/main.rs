@@ -202,6 +202,31 @@ fn a_database_that_has_data_is_shipped_from_its_beginning() {
 }
 
 #[test]
+fn what_was_shipped_and_not_noted_is_not_replaced_by_less() {
+    let place = Place::unreachable();
+    let mut forward = place.forward();
+    forward["max_batch_bytes"] = json!(65_536);
+    let runtime = place.open(forward.clone());
+    for number in 0..30 {
+        say(&runtime, &format!("s{}", number % 3), &format!("{number} {}", noise(8_000)));
+    }
+    call(&runtime, "store.info", json!({})).unwrap();
+    // As if the process died between the two: what is shipped cannot be noted.
+    let database = rusqlite::Connection::open(place.database()).unwrap();
+    database
+        .execute_batch("CREATE TRIGGER full BEFORE DELETE ON changes BEGIN SELECT RAISE(ABORT, 'no'); END")
+        .unwrap();
+    place.mount();
+    until("a batch is shipped", || !objects(&place.archive()).is_empty());
+    runtime.close(None).unwrap();
+    database.execute_batch("DROP TRIGGER full").unwrap();
+    let runtime = place.open(forward);
+    call(&runtime, "store.forward", json!({})).unwrap();
+    runtime.close(None).unwrap();
+    assert_shipped(&place);
+}
+
+#[test]
 fn closing_ships_what_came_behind_a_batch_that_failed() {
     let place = Place::unreachable();
     let runtime = place.open(place.forward());

@@ -153,6 +153,8 @@ fn a_schema_belongs_to_one_database() {
     let used = archive(server);
     let runtime = read(&used);
     invoke(&runtime, "hello", "s").unwrap();
+    // Reads what was written, so that it is.
+    assert_eq!(call(&runtime, "store.verify", json!({}))["ok"], true);
     refused("one.db", &used);
     invoke(&runtime, "still", "s").unwrap();
     // That of another database.

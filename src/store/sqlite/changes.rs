@@ -152,25 +152,22 @@ impl Sqlite {
     /// Forgets the marks of a batch: what they are about was shipped.
     pub fn shipped(&self, batch: &Batch) -> Result<()> {
         let (sessions, to) = &batch.whole_sessions;
-        if !sessions.is_empty() {
-            self.write(|writer| {
+        let mut sessions = sessions.as_slice();
+        loop {
+            let removed = self.write(|writer| {
                 writer.transaction(false, |transaction| {
-                    // The numbers stay without gaps.
+                    // Together with the first that are removed: a batch that is made again, because the process died, has the
+                    // number of this one and takes its place, so it must have all that this one had. The numbers stay without
+                    // gaps.
                     let mut done = transaction
                         .prepare_cached(
                             "UPDATE changes SET kind = 'shipped' \
                              WHERE kind IN ('session', 'entry') AND key = ? AND id > ? AND id <= ?",
                         )
                         .map_err(failed)?;
-                    sessions.iter().try_for_each(|session| {
-                        done.execute(params![session, batch.last, to]).map(drop).map_err(failed)
-                    })
-                })
-            })?;
-        }
-        loop {
-            let removed = self.write(|writer| {
-                writer.transaction(false, |transaction| {
+                    for session in sessions {
+                        done.execute(params![session, batch.last, to]).map_err(failed)?;
+                    }
                     transaction
                         .prepare_cached(
                             "DELETE FROM changes WHERE id <= ?1 AND id < (SELECT min(id) FROM changes) + ?2",
@@ -182,6 +179,7 @@ impl Sqlite {
             if removed == 0 {
                 return Ok(());
             }
+            sessions = &[];
         }
     }
 }
