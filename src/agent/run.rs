@@ -12,7 +12,7 @@ use crate::approval::ApprovalDesk;
 use crate::config::{Budget, EvalLimits, Limits, UnknownPrice};
 use crate::events::Emitter;
 use crate::llm::HttpPool;
-use crate::store::{RunEnd, RunLog, RunStatus, SessionCommit, SessionKey, SessionLock, Store, Unfinished};
+use crate::store::{PendingCommit, RunEnd, RunLog, RunStatus, SessionKey, Store, Unfinished};
 use crate::tools::{HostDesk, Workspace};
 use crate::types::{
     AgentId, Error, EventBody, Message, Part, RunId, RunResult, Scope, SessionId, Status, Usage, now_ms,
@@ -138,13 +138,15 @@ pub async fn execute<T>(spec: &RunSpec, emitter: &Emitter, http: &HttpPool, conc
     });
     let (mut outcome, left) = attempt(spec, emitter, http).await;
     let Some(log) = &spec.log else {
+        // The session is free before anyone can see that the run has ended.
+        drop(left);
         let concluded = conclude(&outcome);
         with_end(spec, &outcome, |end| emitter.finish(end));
         return concluded;
     };
     // Kept before anybody is told: nobody believes in an end that a crash can undo.
     let sealed = with_end(spec, &outcome, |end| emitter.seal(end));
-    match log.end(end_of(&outcome, left)).await {
+    match log.end(end_of(&outcome), left).await {
         Ok(()) => {
             let concluded = conclude(&outcome);
             emitter.unseal(&sealed);
@@ -163,7 +165,7 @@ pub async fn execute<T>(spec: &RunSpec, emitter: &Emitter, http: &HttpPool, conc
 pub async fn execute_below(spec: &RunSpec, emitter: &Emitter, http: &HttpPool) -> Outcome {
     let (outcome, left) = attempt(spec, emitter, http).await;
     let Some(log) = &spec.log else { return outcome };
-    match log.end(end_of(&outcome, left)).await {
+    match log.end(end_of(&outcome), left).await {
         Ok(()) => outcome,
         Err(error) => Err(not_kept(spec, outcome, &error)),
     }
@@ -183,7 +185,7 @@ fn with_end<T>(spec: &RunSpec, outcome: &Outcome, tell: impl FnOnce(&EventBody<'
     }
 }
 
-fn end_of(outcome: &Outcome, session: Option<Left>) -> RunEnd {
+fn end_of(outcome: &Outcome) -> RunEnd {
     let (status, error) = match outcome {
         Ok(_) => (RunStatus::Completed, None),
         Err(failure) => {
@@ -192,7 +194,7 @@ fn end_of(outcome: &Outcome, session: Option<Left>) -> RunEnd {
             (status, serde_json::to_string(&failure.error).ok())
         }
     };
-    RunEnd { status, ended_at_ms: now_ms(), error, session }
+    RunEnd { status, ended_at_ms: now_ms(), error, session: None }
 }
 
 /// The outcome of a run whose end could not be written, as was asked for.
@@ -206,10 +208,7 @@ fn not_kept(spec: &RunSpec, outcome: Outcome, why: &Error) -> RunFailure {
     }
 }
 
-/// What a run leaves in its session, and what keeps others away from that until it is written.
-type Left = (SessionCommit, Option<SessionLock>);
-
-async fn attempt(spec: &RunSpec, emitter: &Emitter, http: &HttpPool) -> (Outcome, Option<Left>) {
+async fn attempt(spec: &RunSpec, emitter: &Emitter, http: &HttpPool) -> (Outcome, Option<PendingCommit>) {
     let mut progress = Progress::new(spec.account.clone(), Arc::clone(&spec.meter));
     tracing::debug!(run_id = spec.run_id.as_str(), agent = spec.setup.config.id.as_str(), "run started");
     let control = &spec.control;
@@ -287,7 +286,7 @@ async fn wait_for_place<'s>(
 /// Keeps what is worth keeping, and answers what was said. A run that failed before the model said anything leaves its
 /// session's conversation as it was, so that the same request can simply be made again; one that failed later keeps its
 /// rounds, every call answered honestly.
-fn keep(progress: &mut Progress, succeeded: bool) -> (Vec<Message>, Option<Left>) {
+fn keep(progress: &mut Progress, succeeded: bool) -> (Vec<Message>, Option<PendingCommit>) {
     let (mark, counted) = (progress.mark, progress.meter.read());
     let started = &progress.started_calls;
     let session = progress.conversation.session_mut();

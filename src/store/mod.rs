@@ -38,7 +38,7 @@ pub use record::{
 };
 pub use run_log::{RunLog, RunWrite};
 pub use session::{Prefix, Session};
-pub use sessions::SessionLease;
+pub use sessions::{CachedSession, PendingCommit, SessionLease};
 #[cfg(feature = "object-store")]
 pub use sqlite::Restored;
 pub use sqlite::{SCHEMA as SQLITE_SCHEMA, Sqlite};
@@ -52,6 +52,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use sessions::Sessions;
 use std::sync::Arc;
+use writer::Ordered;
 
 /// See the module's head.
 pub struct Store {
@@ -307,13 +308,13 @@ impl Store {
         let lease = self.lease(key, true).await?;
         match &self.durable {
             None if lease.is_new() => {
-                lease.commit();
+                drop(lease.commit());
                 Ok(true)
             }
             Some(Durable { writer, .. }) if lease.is_new() => {
-                let (commit, lock) = lease.commit();
-                writer.push(Item::Session(Box::new(commit), lock));
-                writer.flush(true).await.map(|()| true)
+                let PendingCommit { commit, lock, turn } = lease.commit();
+                let ordered = Ordered::Session(Item::Session(Box::new(commit), lock));
+                writer.commit_ordered(ordered, Some(turn)).await.map(|()| true)
             }
             None | Some(_) => Ok(false),
         }
@@ -348,6 +349,12 @@ impl Store {
                 }
             }
             Some(durable) => {
+                // Held until the copy is there: a run that began the session meanwhile would be overwritten.
+                let key = SessionKey { scope: from.scope.clone(), id: to.clone() };
+                let lease = self.sessions.lease(&key, false).await?;
+                if !lease.is_new() {
+                    return Err(session_exists(to));
+                }
                 durable.writer.flush(false).await?;
                 let (from, to) = (from.clone(), to.clone());
                 durable.writer.run(move |backend| backend.fork_session(&from, &to, entries)).await

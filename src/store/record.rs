@@ -1,7 +1,8 @@
 //! What is written down, and what is read again: the same for every backend.
 
 use super::backend::SessionLock;
-use crate::types::{AgentId, Changes, RunId, Scope, SessionId, ToolCallId, ToolResult};
+use super::sessions::CachedSession;
+use crate::types::{AgentId, Changes, Error, RunId, Scope, SessionId, Status, ToolCallId, ToolResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -89,7 +90,7 @@ pub struct RunEnd {
     pub ended_at_ms: u64,
     /// Why it failed: the error object as JSON.
     pub error: Option<String>,
-    /// What it leaves in its session, and what keeps others away from that until it is written.
+    /// What it leaves in its session, and what keeps other processes away from that until it is written.
     pub session: Option<(SessionCommit, Option<SessionLock>)>,
 }
 
@@ -110,6 +111,23 @@ pub struct SessionCommit {
     pub messages: usize,
     /// When.
     pub at_ms: u64,
+    /// The session in memory: forgotten if the commit is refused.
+    pub cached: CachedSession,
+}
+
+impl SessionCommit {
+    /// The commit does not continue what is stored: another run has changed the session, so this one is not written.
+    pub(super) fn refuse(&self, hint: &'static str) -> Error {
+        self.cached.forget();
+        let error = Error::new(
+            Status::Persistence,
+            format!("the session {:?} was changed by another run; this run's turn is not in it", self.key.id),
+        )
+        .with_code("session_moved_on")
+        .with_hint(hint);
+        tracing::error!("{error}");
+        error
+    }
 }
 
 /// What is stored of a session.

@@ -5,7 +5,8 @@
 
 use super::block::{BlockHead, EventBlock};
 use super::record::{CallRecord, RunBegin, RunEnd};
-use super::writer::{Urgency, Writer};
+use super::sessions::PendingCommit;
+use super::writer::{Ordered, Urgency, Writer};
 use crate::config::Durability;
 use crate::types::{Changes, Envelope, Error, EventKind, Piece, Result, ToolCallId, ToolResult, now_ms};
 use parking_lot::Mutex;
@@ -37,7 +38,9 @@ struct State {
     held: Option<Held>,
     changes: Option<Changes>,
     calls: Vec<CallRecord>,
-    end: Option<RunEnd>,
+    /// The terminal event is in `lines`. They are fetched with the run's end and not before, so that no crash can leave one
+    /// without the other.
+    is_ending: bool,
     /// Hash of the last block.
     chain: [u8; 32],
     /// Whether the writer knows that there is something to fetch, and how soon.
@@ -161,6 +164,7 @@ impl RunLog {
         let mut state = self.state.lock();
         state.release();
         state.line(kind, seq, seq, at_ms, |lines| lines.extend_from_slice(json));
+        state.is_ending |= kind.is_terminal();
         self.count(&mut state);
         let wake = self.wants(&mut state, Urgency::Soon);
         drop(state);
@@ -246,16 +250,19 @@ impl RunLog {
         }
     }
 
-    /// The run has ended. Unless the durability is `async` that is on the disk when this returns.
-    pub async fn end(self: &Arc<Self>, end: RunEnd) -> Result<()> {
-        self.state.lock().end = Some(end);
+    /// The run has ended, and leaves this in its session, which the next run may have from now on. Unless the durability is
+    /// `async` the end is on the disk when this returns.
+    pub async fn end(self: &Arc<Self>, mut end: RunEnd, session: Option<PendingCommit>) -> Result<()> {
+        let turn = session.map(|PendingCommit { commit, lock, turn }| {
+            end.session = Some((commit, lock));
+            turn
+        });
+        let ordered = Ordered::End(Arc::clone(self), Box::new(end));
         match self.durability {
-            Durability::Sync | Durability::Exit => self.commit(true).await,
-            Durability::Async => {
-                self.soon();
-                self.check()
-            }
+            Durability::Sync | Durability::Exit => self.writer.commit_ordered(ordered, turn).await?,
+            Durability::Async => self.writer.push_ordered(ordered, turn),
         }
+        self.check()
     }
 
     /// Fails if somebody else has gone on with the run, or with its session.
@@ -315,6 +322,26 @@ impl RunLog {
     /// Fetches what there is to write; none if nothing is.
     pub(super) fn fetch(self: &Arc<Self>) -> Option<RunWrite> {
         let mut state = self.state.lock();
+        if state.is_ending {
+            return None;
+        }
+        let write = self.take(&mut state);
+        drop(state);
+        let is_empty = write.block.is_none() && write.changes.is_none() && write.calls.is_empty();
+        (!is_empty || write.makes_row).then_some(write)
+    }
+
+    /// Fetches the run's end, with all there is to write.
+    pub(super) fn fetch_end(self: &Arc<Self>, end: RunEnd) -> RunWrite {
+        let mut write = self.take(&mut self.state.lock());
+        // What would only be of use to go on with is not written at all.
+        write.changes = None;
+        write.calls.clear();
+        write.end = Some(end);
+        write
+    }
+
+    fn take(self: &Arc<Self>, state: &mut State) -> RunWrite {
         state.queued = None;
         state.release();
         let events = std::mem::take(&mut state.events);
@@ -325,7 +352,7 @@ impl RunLog {
             changes: state.changes.take(),
             calls: std::mem::take(&mut state.calls),
             block: None,
-            end: state.end.take(),
+            end: None,
         };
         let (head, lines) = (state.head, std::mem::take(&mut state.lines));
         if events > 0 {
@@ -333,16 +360,8 @@ impl RunLog {
             state.chain = block.hash;
             write.block = Some(block);
         }
-        drop(state);
-        if write.end.is_some() {
-            // What would only be of use to go on with is not written at all.
-            write.changes = None;
-            write.calls.clear();
-        }
-        let is_empty =
-            write.block.is_none() && write.changes.is_none() && write.calls.is_empty() && write.end.is_none();
         self.writer.waits_no_more(counted);
-        (!is_empty || write.makes_row).then_some(write)
+        write
     }
 }
 

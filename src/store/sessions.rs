@@ -28,7 +28,7 @@ struct Slot {
     left: Mutex<Left>,
 }
 
-/// How a session was left.
+/// How the last commit left a session. `Default`: not known, so the database is asked.
 #[derive(Default)]
 struct Left {
     session: Option<Arc<Session>>,
@@ -47,7 +47,36 @@ pub struct SessionLease {
     /// The first entry that was told to the run's log, and so not to the session's changes.
     told_from: Option<usize>,
     lock: Option<SessionLock>,
-    _turn: OwnedMutexGuard<()>,
+    turn: OwnedMutexGuard<()>,
+}
+
+/// A new state of a session, with the right to be its next commit.
+///
+/// Commits of one session are written in the order of their versions because of who holds what: the next run gets the session
+/// when `turn` is dropped, and that is after this commit has entered the writer's queue.
+pub struct PendingCommit {
+    pub(super) commit: SessionCommit,
+    pub(super) lock: Option<SessionLock>,
+    pub(super) turn: OwnedMutexGuard<()>,
+}
+
+/// The state of a session in memory, which a commit that is refused makes wrong.
+#[derive(Clone, Debug)]
+pub struct CachedSession(Weak<Slot>);
+
+impl CachedSession {
+    /// Forgets the state in memory: the next run reads the database.
+    pub(super) fn forget(&self) {
+        if let Some(slot) = self.0.upgrade() {
+            *slot.left.lock() = Left::default();
+        }
+    }
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Slot")
+    }
 }
 
 impl Sessions {
@@ -94,7 +123,7 @@ impl Sessions {
         }
         let mut working = known.map(|session| (*session).clone()).unwrap_or_default();
         working.transcript.forget_changes();
-        Ok(SessionLease { key: key.clone(), slot, working, version, told_from: None, lock, _turn: turn })
+        Ok(SessionLease { key: key.clone(), slot, working, version, told_from: None, lock, turn })
     }
 
     /// Every session of a scope that is in memory, by id.
@@ -206,9 +235,8 @@ impl SessionLease {
         self.told_from = Some(self.told_from.map_or(from, |before| before.min(from)));
     }
 
-    /// Keeps the session as it now is, and gives the session back. What is returned is to be written; the lock is to be held
-    /// until it is.
-    pub fn commit(mut self) -> (SessionCommit, Option<SessionLock>) {
+    /// Makes the session as it now is its next state. The session is free when the answer is given to the writer, or dropped.
+    pub fn commit(mut self) -> PendingCommit {
         let at_ms = now_ms();
         // Not only the next number: a session that was deleted and begun anew must not look like the old one.
         let version = (self.version + 1).max(at_ms);
@@ -224,12 +252,13 @@ impl SessionLease {
             changes: if has_backend { self.working.transcript.take_changes() } else { None },
             messages: self.working.transcript.len(),
             at_ms,
+            cached: CachedSession(Arc::downgrade(&self.slot)),
         };
         let mut left = self.slot.left.lock();
         left.session = Some(Arc::new(self.working));
         left.version = version;
         left.updated_at_ms = at_ms;
         drop(left);
-        (commit, self.lock)
+        PendingCommit { commit, lock: self.lock, turn: self.turn }
     }
 }

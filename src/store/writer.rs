@@ -9,7 +9,7 @@
 
 use super::ThreadStart;
 use super::backend::{Backend, Item};
-use super::record::{Cutoffs, Pruned};
+use super::record::{Cutoffs, Pruned, RunEnd};
 use super::run_log::RunLog;
 use crate::config::{RetentionConfig, WriterConfig};
 use crate::types::{Error, Result, Status, now_ms};
@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
 
 /// How long the writer waits for more before it writes what nobody waits for.
 const LINGER: Duration = Duration::from_millis(2);
@@ -58,8 +58,22 @@ pub fn may_wait_here<T>(work: impl FnOnce() -> T) -> T {
 
 type Job = Box<dyn FnOnce(&dyn Backend) + Send>;
 
+/// What must be written in the order in which it was queued, since it may change a session.
+pub(super) enum Ordered {
+    /// The end of a run, with all that its log still has.
+    End(Arc<RunLog>, Box<RunEnd>),
+    /// A session that no run has changed.
+    Session(Item),
+}
+
+/// The right to commit to a session. It passes on when it is dropped.
+pub(super) type SessionTurn = OwnedMutexGuard<()>;
+
 #[derive(Default)]
 struct Queue {
+    /// Written after everything else that is taken with it. One lock guards the order: a run's end enters while the run still
+    /// has the session, so the end of the next run can only come behind it.
+    ordered: Vec<Ordered>,
     soon: Vec<Arc<RunLog>>,
     later: VecDeque<(Instant, Arc<RunLog>)>,
     items: Vec<Item>,
@@ -86,6 +100,7 @@ impl Queue {
         }
         self.retries = false;
         Found {
+            ordered: std::mem::take(&mut self.ordered),
             logs,
             items: std::mem::take(&mut self.items),
             jobs: std::mem::take(&mut self.jobs),
@@ -95,9 +110,18 @@ impl Queue {
         }
     }
 
+    /// Makes due what could wait.
+    fn hurry(&mut self) {
+        let later: Vec<_> = self.later.drain(..).map(|(_, log)| log).collect();
+        self.soon.extend(later);
+    }
+
     fn is_idle(&self) -> bool {
-        let has_work =
-            !(self.soon.is_empty() && self.items.is_empty() && self.jobs.is_empty() && self.waiters.is_empty());
+        let has_work = !(self.soon.is_empty()
+            && self.items.is_empty()
+            && self.ordered.is_empty()
+            && self.jobs.is_empty()
+            && self.waiters.is_empty());
         !has_work && !self.retries
     }
 }
@@ -269,31 +293,50 @@ impl Writer {
         self.begin(queue, was_idle);
     }
 
-    /// Waits until everything that the run has said is written; on the disk, if `durable`.
-    pub(super) async fn commit(self: &Arc<Self>, log: &Arc<RunLog>, durable: bool) -> Result<()> {
-        if let Some(written) = self.write_here(Some(log), durable) {
-            return written;
-        }
-        let written = {
-            let mut queue = self.queue.lock();
-            queue.soon.push(Arc::clone(log));
-            self.waiter(queue, durable)
-        };
-        written.await.unwrap_or_else(|_| Err(ended()))
+    /// Queues something that may change a session, and passes the session on.
+    pub(super) fn push_ordered(self: &Arc<Self>, ordered: Ordered, turn: Option<SessionTurn>) {
+        let mut queue = self.queue.lock();
+        let was_idle = queue.is_idle();
+        queue.ordered.push(ordered);
+        self.begin(queue, was_idle);
+        drop(turn);
     }
 
-    /// Waits until everything that was said before is written; on the disk, if `durable`.
+    /// The same, and waits until it is on the disk.
+    pub(super) async fn commit_ordered(self: &Arc<Self>, ordered: Ordered, turn: Option<SessionTurn>) -> Result<()> {
+        self.commit_what(|queue| queue.ordered.push(ordered), turn, true).await
+    }
+
+    /// Waits until everything that the run has reported is written; on the disk, if `durable`.
+    pub(super) async fn commit(self: &Arc<Self>, log: &Arc<RunLog>, durable: bool) -> Result<()> {
+        let log = Arc::clone(log);
+        self.commit_what(|queue| queue.soon.push(log), None, durable).await
+    }
+
+    /// Waits until everything that was reported before is written; on the disk, if `durable`.
     pub async fn flush(self: &Arc<Self>, durable: bool) -> Result<()> {
-        if let Some(written) = self.write_here(None, durable) {
-            return written;
-        }
+        self.commit_what(Queue::hurry, None, durable).await
+    }
+
+    /// Queues something, passes the session on, and waits until all is written: by this thread where that is allowed, else by
+    /// the writer's.
+    async fn commit_what(
+        self: &Arc<Self>,
+        queue_it: impl FnOnce(&mut Queue),
+        turn: Option<SessionTurn>,
+        durable: bool,
+    ) -> Result<()> {
+        let (queue_it, turn) = match self.write_here(queue_it, turn, durable) {
+            Ok(written) => return written,
+            Err(unqueued) => unqueued,
+        };
         let written = {
             let mut queue = self.queue.lock();
-            let later: Vec<_> = queue.later.drain(..).map(|(_, log)| log).collect();
-            queue.soon.extend(later);
+            queue_it(&mut queue);
             self.waiter(queue, durable)
         };
-        written.await.unwrap_or_else(|_| Err(ended()))
+        drop(turn);
+        written.await.unwrap_or_else(|_| Err(self.failure().unwrap_or_else(ended)))
     }
 
     /// Does something with the database in the writer's place, between two transactions. Who needs what was said before to be
@@ -311,30 +354,34 @@ impl Writer {
             }));
             self.begin(queue, true);
         }
-        answer.await.unwrap_or_else(|_| Err(ended()))
+        answer.await.unwrap_or_else(|_| Err(self.failure().unwrap_or_else(ended)))
     }
 
-    /// Writes all there is on this thread. None if that must not be, or somebody else is writing: then what is said now is
-    /// written together with what others say.
-    fn write_here(self: &Arc<Self>, log: Option<&Arc<RunLog>>, durable: bool) -> Option<Result<()>> {
+    /// Queues something and writes all there is on this thread. `Err`: this thread must not, or another one is writing; nothing
+    /// was queued, and it is written together with what others queue.
+    fn write_here<Q: FnOnce(&mut Queue)>(
+        self: &Arc<Self>,
+        queue_it: Q,
+        turn: Option<SessionTurn>,
+        durable: bool,
+    ) -> std::result::Result<Result<()>, (Q, Option<SessionTurn>)> {
         // The first write is the thread's, which looks after what is too old, too.
         if !MAY_WAIT.get() || !self.backend.writes_in_place() || !self.started.load(Ordering::Acquire) {
-            return None;
+            return Err((queue_it, turn));
         }
-        let mut retained = self.turn.try_lock().filter(|retained| retained.is_empty())?;
+        let Some(mut retained) = self.turn.try_lock().filter(|retained| retained.is_empty()) else {
+            return Err((queue_it, turn));
+        };
         let found = {
             let mut queue = self.queue.lock();
             if queue.closing || !queue.jobs.is_empty() {
-                return None;
+                return Err((queue_it, turn));
             }
-            queue.soon.extend(log.cloned());
-            if log.is_none() {
-                let later: Vec<_> = queue.later.drain(..).map(|(_, log)| log).collect();
-                queue.soon.extend(later);
-            }
+            queue_it(&mut queue);
             queue.durable |= durable;
             queue.take()
         };
+        drop(turn);
         let written = self.round(&mut retained, found);
         if written.is_err() {
             // The writer's thread goes on trying.
@@ -343,7 +390,7 @@ impl Writer {
             queue.retries = true;
             self.begin(queue, true);
         }
-        Some(written)
+        Ok(written)
     }
 
     fn waiter(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue>, durable: bool) -> oneshot::Receiver<Result<()>> {
@@ -446,21 +493,26 @@ impl Writer {
             written = self.write(retained, found.durable);
         }
         found.waiters.drain(..).for_each(|waiter| drop(waiter.send(written.clone())));
-        if !found.logs.is_empty() || !found.items.is_empty() {
+        if !found.is_empty() {
             let mut queue = self.queue.lock();
             queue.soon.splice(0..0, found.logs);
             queue.items.splice(0..0, found.items);
+            queue.ordered.splice(0..0, found.ordered);
         }
         written
     }
 
     /// Fetches what there is to write.
     fn fetch(&self, found: &mut Found) -> Vec<Item> {
-        let mut items = Vec::with_capacity(found.logs.len() + found.items.len());
-        items.extend(found.logs.drain(..).filter_map(|log| log.fetch()).map(|write| Item::Run(Box::new(write))));
+        let mut items = Vec::with_capacity(found.items.len() + found.logs.len() + found.ordered.len());
         self.waits_no_more(found.items.len());
         // A large result is written before whatever names it.
-        items.splice(0..0, found.items.drain(..));
+        items.append(&mut found.items);
+        items.extend(found.logs.drain(..).filter_map(|log| log.fetch()).map(|write| Item::Run(Box::new(write))));
+        items.extend(found.ordered.drain(..).map(|ordered| match ordered {
+            Ordered::End(log, end) => Item::Run(Box::new(log.fetch_end(*end))),
+            Ordered::Session(item) => item,
+        }));
         self.room.notify_waiters();
         items
     }
@@ -560,12 +612,19 @@ impl Writer {
 }
 
 struct Found {
+    ordered: Vec<Ordered>,
     logs: Vec<Arc<RunLog>>,
     items: Vec<Item>,
     jobs: VecDeque<Job>,
     waiters: Vec<oneshot::Sender<Result<()>>>,
     durable: bool,
     closing: bool,
+}
+
+impl Found {
+    fn is_empty(&self) -> bool {
+        self.ordered.is_empty() && self.logs.is_empty() && self.items.is_empty()
+    }
 }
 
 fn ended() -> Error {

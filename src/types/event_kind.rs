@@ -70,6 +70,11 @@ impl EventKind {
         Self::ALL.iter().copied().find(|kind| kind.name() == name)
     }
 
+    /// Whether an event of this type is the last one of its run's stream.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+
     /// A set with this type alone: one bit.
     pub const fn bit(self) -> u64 {
         1 << self as u8

@@ -9,7 +9,7 @@ use super::write::{HEAD, HeadRow, names};
 use crate::store::backend::Item;
 use crate::store::record::number;
 use crate::store::run_log::RunWrite;
-use crate::store::{CallRecord, DeadLetter, EventBlock, Head, HeadKey, RunStatus, SessionCommit};
+use crate::store::{CallRecord, DeadLetter, EventBlock, Head, HeadKey, RunStatus, SessionCommit, SessionKey};
 use crate::types::{Changes, Error, RunId, SessionId, Status};
 use deadpool_postgres::ClientWrapper;
 use futures_util::future::{join_all, try_join_all};
@@ -95,6 +95,7 @@ impl<'a> Batch<'a> {
     pub async fn write(mut self, client: &ClientWrapper, owner: &str, lease_seconds: f64) -> Outcome<()> {
         let statements = Statements::prepare(client).await?;
         let has_events = self.has_events();
+        let versions = self.versions();
         // All of it is sent before the first answer is waited for.
         let begun = client.batch_execute("BEGIN");
         let asked: [&(dyn ToSql + Sync); 2] = [&lease_seconds, &owner];
@@ -111,7 +112,9 @@ impl<'a> Batch<'a> {
             self.own_runs(client, &statements, owner),
             try_join_all(self.sessions.iter().map(|(commit, run)| {
                 let run_id = run.map(|run| run.begin().run_id.as_str());
-                commit_session(client, &statements, commit, run_id, owner)
+                let all = versions.get(&commit.key).map_or(&[][..], Vec::as_slice);
+                let behind = all.partition_point(|version| *version <= number(commit.version));
+                commit_session(client, &statements, commit, all.get(behind..).unwrap_or_default(), run_id, owner)
             })),
             client.query_one(&statements.listeners, &asked),
         )?;
@@ -143,6 +146,15 @@ impl<'a> Batch<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The versions that each session goes through in this batch, in their order.
+    fn versions(&self) -> HashMap<&'a SessionKey, Vec<i64>> {
+        let mut versions: HashMap<_, Vec<i64>> = HashMap::new();
+        for (commit, _) in &self.sessions {
+            versions.entry(&commit.key).or_default().push(number(commit.version));
+        }
+        versions
     }
 
     async fn insert_runs(&self, client: &ClientWrapper, statements: &Statements) -> Outcome<u64> {
@@ -202,13 +214,9 @@ impl<'a> Batch<'a> {
             if *is_kept {
                 continue;
             }
-            let id = &commit.key.id;
-            let error = Error::new(Status::Persistence, format!("the session {id:?} went on without this run"))
-                .with_code("session_moved_on")
-                .with_hint(
-                    "this runtime was not heard of for persistence.lease_seconds, and another one has used the session",
-                );
-            tracing::error!("{error}");
+            let error = commit.refuse(
+                "the database was not reached for persistence.lease_seconds, and another runtime has used the session",
+            );
             let Some(run) = run else { continue };
             if let Some(state) = self.runs.get_mut(&run.begin().run_id)
                 && let Some((status, _, told)) = &mut state.end
@@ -446,7 +454,8 @@ statements! {
            $8::bigint[], $9::text[], $10::text[], $11::bigint[], $12::bytea[]) ON CONFLICT (run_id) DO NOTHING";
     own: "SELECT run_id, id FROM runs WHERE run_id = ANY ($1) AND owner = $2 ORDER BY id FOR UPDATE";
     // A session that another runtime has changed since, and what a run says that another has taken over, are left alone: no
-    // row is answered.
+    // row is answered. A session that has the version of a later commit of this batch ($13) has this one already: the batch
+    // was written before, and its answer was lost.
     session: "WITH kept AS ( \
                 INSERT INTO sessions (scope, name, version, head, entries, messages, created_at_ms, updated_at_ms) \
                 SELECT $1, $2, $4, $5, coalesce($6::bigint, 0), $7, $8, $8 \
@@ -458,7 +467,8 @@ statements! {
               put AS (INSERT INTO entries (session, position, body) \
                 SELECT kept.id, $9::bigint + row_number() OVER () - 1, body FROM kept, unnest($10::text[]) AS body \
                 ON CONFLICT (session, position) DO UPDATE SET body = excluded.body) \
-              SELECT id FROM kept";
+              SELECT id FROM kept UNION ALL \
+              SELECT id FROM sessions WHERE scope = $1 AND name = $2 AND version = ANY ($13::bigint[])";
     events: "INSERT INTO events (run, first_seq, last_seq, first_at_ms, last_at_ms, types, body, hash) \
              SELECT run, first_seq, last_seq, first_at_ms, last_at_ms, types, body, hash FROM unnest($1::bigint[], $2::bigint[], \
              $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bytea[], $8::bytea[]) WITH ORDINALITY AS new (run, first_seq, \
@@ -491,10 +501,11 @@ async fn commit_session(
     client: &ClientWrapper,
     statements: &Statements,
     commit: &SessionCommit,
+    versions_behind: &[i64],
     run_id: Option<&str>,
     owner: &str,
 ) -> Outcome<bool> {
-    let SessionCommit { key, after, version, head, changes, messages, at_ms } = commit;
+    let SessionCommit { key, after, version, head, changes, messages, at_ms, cached: _ } = commit;
     let (from, end) = match changes {
         Some(changes) => (number(changes.from as u64), Some(number(changes.len() as u64))),
         None => (0, None),
@@ -502,7 +513,20 @@ async fn commit_session(
     let entries = changes.as_ref().map_or(&[][..], |changes| &changes.entries);
     let (scope, name, messages) = (key.scope.as_str(), key.id.as_str(), number(*messages as u64));
     let (after, version, at_ms) = (number(*after), number(*version), number(*at_ms));
-    let parameters: [&(dyn ToSql + Sync); 12] =
-        [&scope, &name, &after, &version, head, &end, &messages, &at_ms, &from, &entries, &run_id, &owner];
+    let parameters: [&(dyn ToSql + Sync); 13] = [
+        &scope,
+        &name,
+        &after,
+        &version,
+        head,
+        &end,
+        &messages,
+        &at_ms,
+        &from,
+        &entries,
+        &run_id,
+        &owner,
+        &versions_behind,
+    ];
     client.query_opt(&statements.session, &parameters).await.map(|row| row.is_some())
 }

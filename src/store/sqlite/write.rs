@@ -8,6 +8,7 @@ use super::{changes, failed};
 use crate::store::record::number;
 use crate::types::{Changes, Result, RunId, SessionId, now_ms};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use std::borrow::Cow;
 
 /// See the module's head.
 pub struct WriteConnection {
@@ -46,7 +47,11 @@ impl WriteConnection {
             for item in items {
                 match item {
                     Item::Run(run) => write_run(transaction, run),
-                    Item::Session(commit, _) => commit_session(transaction, commit),
+                    Item::Session(commit, _) => commit_session(transaction, commit).map(|is_next| {
+                        if !is_next {
+                            commit.refuse(NOT_NEXT);
+                        }
+                    }),
                     Item::Blob { id, content, at_ms } => transaction
                         .prepare_cached(
                             "INSERT INTO blobs (hash, content, at_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
@@ -191,9 +196,23 @@ impl WriteConnection {
     }
 }
 
+/// The hint for a commit that does not continue the session. The locks of sessions exclude it.
+const NOT_NEXT: &str = "this is a bug, or another program has written to the database: please report it";
+
 fn write_run(transaction: &Transaction<'_>, run: &RunWrite) -> rusqlite::Result<()> {
+    let refused = match run.end.as_ref().and_then(|end| end.session.as_ref()) {
+        Some((commit, _)) if !commit_session(transaction, commit)? => Some(commit.refuse(NOT_NEXT)),
+        Some(_) | None => None,
+    };
+    let end = run.end.as_ref().map(|end| match &refused {
+        None => (end.status, end.ended_at_ms, end.error.as_deref().map(Cow::Borrowed)),
+        Some(error) => (RunStatus::Failed, end.ended_at_ms, serde_json::to_string(error).ok().map(Cow::Owned)),
+    });
+    if let Some(error) = refused {
+        run.lose(error);
+    }
     if run.makes_row {
-        make_row(transaction, run)?;
+        make_row(transaction, run, end.as_ref())?;
     } else if run.row() == 0 {
         // It goes on with a row that another runtime made.
         let id = run.begin().run_id.as_str();
@@ -215,25 +234,22 @@ fn write_run(transaction: &Transaction<'_>, run: &RunWrite) -> rusqlite::Result<
             )?
             .execute(params![row, call.id.as_str(), call.name, call.effect, result])?;
     }
-    if let Some((commit, _)) = run.end.as_ref().and_then(|end| end.session.as_ref()) {
-        commit_session(transaction, commit)?;
-    }
     if run.makes_row {
         // The row was made as the run is now.
         return Ok(());
     }
     let last = run.block.as_ref().map(|block| (number(block.head.last_seq), block.hash));
-    match &run.end {
-        Some(end) => {
+    match &end {
+        Some((status, ended_at_ms, error)) => {
             transaction
                 .prepare_cached(
                     "UPDATE runs SET status = ?, ended_at_ms = ?, error = ?, request = NULL, \
                      last_seq = coalesce(?, last_seq), chain = coalesce(?, chain) WHERE id = ?",
                 )?
                 .execute(params![
-                    end.status.name(),
-                    number(end.ended_at_ms),
-                    end.error,
+                    status.name(),
+                    number(*ended_at_ms),
+                    error,
                     last.map(|(seq, _)| seq),
                     last.map(|(_, hash)| hash),
                     row
@@ -261,11 +277,14 @@ fn forget_steps(transaction: &Transaction<'_>, run: i64) -> rusqlite::Result<()>
     Ok(())
 }
 
-fn make_row(transaction: &Transaction<'_>, run: &RunWrite) -> rusqlite::Result<()> {
+/// How a run ended: its status, when, and the error object if it failed.
+type End<'a> = (RunStatus, u64, Option<Cow<'a, str>>);
+
+fn make_row(transaction: &Transaction<'_>, run: &RunWrite, end: Option<&End<'_>>) -> rusqlite::Result<()> {
     let begin = run.begin();
     let (last_seq, chain) = run.block.as_ref().map_or((0, [0; 32]), |block| (number(block.head.last_seq), block.hash));
-    let status = run.end.as_ref().map_or(RunStatus::Running, |end| end.status);
-    let request = if run.end.is_none() { Some(&*begin.request) } else { None };
+    let status = end.map_or(RunStatus::Running, |(status, ..)| *status);
+    let request = if end.is_none() { Some(&*begin.request) } else { None };
     transaction
         .prepare_cached(
             "INSERT INTO runs (run_id, scope, session, agent, owner, status, started_at_ms, ended_at_ms, request, error, \
@@ -279,9 +298,9 @@ fn make_row(transaction: &Transaction<'_>, run: &RunWrite) -> rusqlite::Result<(
             &*begin.owner,
             status.name(),
             number(begin.started_at_ms),
-            run.end.as_ref().map(|end| number(end.ended_at_ms)),
+            end.map(|(_, ended_at_ms, _)| number(*ended_at_ms)),
             request,
-            run.end.as_ref().and_then(|end| end.error.as_deref()),
+            end.and_then(|(.., error)| error.as_deref()),
             last_seq,
             chain,
         ])?;
@@ -309,15 +328,17 @@ fn insert_block(transaction: &Transaction<'_>, run: i64, block: &EventBlock) -> 
     Ok(())
 }
 
-fn commit_session(transaction: &Transaction<'_>, commit: &SessionCommit) -> rusqlite::Result<()> {
-    let SessionCommit { key, after: _, version, head, changes, messages, at_ms } = commit;
+/// Makes the session what the commit says. False if the commit does not continue what is stored: then nothing is changed.
+fn commit_session(transaction: &Transaction<'_>, commit: &SessionCommit) -> rusqlite::Result<bool> {
+    let SessionCommit { key, after, version, head, changes, messages, at_ms, cached: _ } = commit;
     let entries = changes.as_ref().map(|changes| number(changes.len() as u64));
-    let session: i64 = transaction
+    let session: Option<i64> = transaction
         .prepare_cached(
             "INSERT INTO sessions (scope, name, version, head, entries, messages, created_at_ms, updated_at_ms) \
-             VALUES (?1, ?2, ?3, ?4, coalesce(?5, 0), ?6, ?7, ?7) \
+             SELECT ?1, ?2, ?3, ?4, coalesce(?5, 0), ?6, ?7, ?7 \
+             WHERE ?8 = 0 OR EXISTS (SELECT 1 FROM sessions WHERE scope = ?1 AND name = ?2) \
              ON CONFLICT (scope, name) DO UPDATE SET version = ?3, head = ?4, entries = coalesce(?5, entries), \
-             messages = ?6, updated_at_ms = ?7 RETURNING id",
+             messages = ?6, updated_at_ms = ?7 WHERE sessions.version = ?8 RETURNING id",
         )?
         .query_row(
             params![
@@ -327,14 +348,16 @@ fn commit_session(transaction: &Transaction<'_>, commit: &SessionCommit) -> rusq
                 head,
                 entries,
                 number(*messages as u64),
-                number(*at_ms)
+                number(*at_ms),
+                number(*after)
             ],
             |row| row.get(0),
-        )?;
-    match changes {
-        Some(changes) => write_changes(transaction, "entries", "session", session, changes),
-        None => Ok(()),
+        )
+        .optional()?;
+    if let (Some(session), Some(changes)) = (session, changes) {
+        write_changes(transaction, "entries", "session", session, changes)?;
     }
+    Ok(session.is_some())
 }
 
 /// Replaces a conversation's entries from where they changed.
