@@ -243,10 +243,17 @@ PAR_EXPORT par_status_t par_runtime_create(uint32_t abi_version,
  */
 PAR_EXPORT par_status_t par_runtime_info(par_runtime_t *rt, char **out, size_t *out_len, par_error_t **err);
 
-/* Close a runtime: refuse new work, cancel what runs, join, flush. Idempotent. Streams stay readable to their end.
+/* Close a runtime: refuse new work, let runs end by themselves, suspend or cancel those that do not, join, write, report.
+ * Idempotent. Streams stay readable to their end.
+ *
+ * Runs may go on for shutdown.drain_timeout seconds (30 by default), or for most of timeout_ms if that is shorter. Then a stored
+ * run is suspended: its stream ends with the event "suspended", and runs.resume continues it, in this process or another. A run
+ * that is not stored is cancelled. A later call with a shorter timeout shortens the wait.
  *
  * @param  timeout_ms  how long to wait; below 0 for ever
- * @return PAR_OK when closed; PAR_TIMEOUT when it goes on in the background (call again to wait on)
+ * @return PAR_OK when closed; PAR_TIMEOUT when it goes on in the background (call again to wait on); PAR_ERR_PERSISTENCE when
+ * closed, and something could not be written; PAR_ERR_PROVIDER when closed, and a mock provider with assert_complete
+ * was not played to its end
  * @thread any but a thread of libpar, which gets PAR_ERR_WOULD_DEADLOCK    @blocks    @since 0.1
  */
 PAR_EXPORT par_status_t par_runtime_close(par_runtime_t *rt,

@@ -559,7 +559,7 @@ fn a_batch_that_is_written_twice_is_there_once() {
         backend.write(&[letter("a"), letter("b")], true).unwrap();
     }
     assert_eq!(server.sql(schema(&persistence), "SELECT count(*) FROM dead_letters"), "2");
-    backend.close();
+    backend.close().unwrap();
 }
 
 #[test]

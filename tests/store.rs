@@ -379,7 +379,7 @@ fn small_states_have_versions(place: Place) {
     assert_eq!(names(filter(Some("tenant"), Some("r"), Some("a")), 10), ["a"]);
     backend.write(&[Item::NoHead(key(HeadKind::Approval, "tenant", "a"))], true).unwrap();
     assert_eq!(names(filter(None, None, None), 10), ["C", "b"]);
-    backend.close();
+    backend.close().unwrap();
 }
 
 fn who_has_a_session_keeps_others_away(place: Place) {
@@ -409,7 +409,7 @@ fn who_has_a_session_keeps_others_away(place: Place) {
         let _free = mine.lock_session(&key("", "left")).await.unwrap();
         assert!(!mine.is_alive("they").await.unwrap());
     });
-    mine.close();
+    mine.close().unwrap();
 }
 
 /// Turns in which a tool is called that waits for the host, and one more.
@@ -447,14 +447,14 @@ fn runs_are_adopted_or_abandoned_once(place: Place) {
     assert!(!theirs.adopt(&run, "me", "they").unwrap(), "it lives");
     assert!(!theirs.abandon(&run, "{}", 5).unwrap(), "it lives");
     assert!(mine.adopt(&run, "me", "me").unwrap(), "the answer to the first adoption was lost");
-    mine.close();
+    mine.close().unwrap();
     drop(mine);
     assert!(theirs.abandon(&run, r#"{"code": "abandoned"}"#, 5).unwrap());
     assert!(!theirs.abandon(&run, "{}", 6).unwrap(), "it has ended");
     let ended = wait(theirs.run("", &run)).unwrap().unwrap();
     assert_eq!((ended.status.name(), ended.ended_at_ms), ("failed", Some(5)));
     assert!(wait(theirs.unfinished(&run)).unwrap().is_none());
-    theirs.close();
+    theirs.close().unwrap();
 }
 
 fn an_approval_outlives_its_process(place: Place) {

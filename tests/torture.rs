@@ -1,8 +1,9 @@
 //! Crash safety: a process is killed at random moments, again and again, and what it had acknowledged is there.
 //!
-//! The child runs sessions whose turns call tools of all three effects, resumes what an earlier child left unfinished, and
-//! says on its standard output what it has been told is done. The parent kills it, and looks at what is left.
-//! `PAR_TORTURE_KILLS` says how often; the default is what every test run does.
+//! The child runs turns on a few sessions from several threads; they call tools of all three effects. It resumes what an
+//! earlier child left unfinished, and prints what was acknowledged: ends of runs and, with the durability `sync`, the results
+//! of tools that its stream showed. Every fifth time two children run at once. The parent kills them, and looks at what is left.
+//! `PAR_TORTURE_KILLS` sets the number of kills.
 
 mod support;
 
@@ -23,7 +24,9 @@ use std::time::Duration;
 use support::client::next;
 
 const EFFECTS: [&str; 3] = ["pure", "idempotent", "once"];
-const SESSIONS: u64 = 5;
+/// Fewer than threads: several runs want each session.
+const SESSIONS: u64 = 2;
+const THREADS: u64 = 3;
 
 /// Writes down that it ran: one line, which a kill cannot tear.
 struct Witness {
@@ -85,7 +88,12 @@ fn call(runtime: &Runtime, method: &str, params: Value) -> Value {
 
 /// Goes on with a run; a call that may have taken effect is not run again.
 fn resume(runtime: &Runtime, run_id: &str) {
-    let stream = while_away(|| runtime.call_start("runs.resume", &json!({"run_id": run_id}).to_string()));
+    let started = while_away(|| match runtime.call_start("runs.resume", &json!({"run_id": run_id}).to_string()) {
+        // The other child was faster.
+        Err(error) if matches!(error.code(), Some("run_lives" | "run_ended")) => Ok(None),
+        started => started.map(Some),
+    });
+    let Some(stream) = started else { return };
     while let Some(event) = next(&stream) {
         if event["type"] == "approval_request" {
             let id = event["approval_id"].as_str().unwrap();
@@ -113,27 +121,62 @@ fn child() {
     for run in call(&runtime, "runs.list", json!({"status": "interrupted"}))["items"].as_array().unwrap() {
         resume(&runtime, run["run_id"].as_str().unwrap());
     }
-    for number in 0.. {
-        let durability = ["sync", "async", "exit"][(number % 3) as usize];
-        let (run_id, session) = (format!("{round}-{number}"), format!("s{}", (round + number) % SESSIONS));
-        let request = json!({"agent": "a", "input": format!("say {run_id}"), "session": session, "run_id": run_id,
-                             "durability": durability});
-        match runtime.invoke(&request.to_string(), None) {
-            Ok(_) => {}
-            // It was told that nothing is certain.
-            Err(error) if is_away(&error) => continue,
-            Err(error) => panic!("{request}: {error:?}"),
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (runtime, say) = (&runtime, &say);
+            scope.spawn(move || (0..).for_each(|number| take_turn(runtime, round, thread, number, say)));
         }
-        if durability == "async" {
-            // It promises nothing when it returns; whatever reads the store waits for what was said before.
-            call(&runtime, "runs.get", json!({"run_id": run_id}));
+    });
+}
+
+/// One turn, whose acknowledgement is printed.
+fn take_turn(runtime: &Runtime, round: u64, thread: u64, number: u64, say: &(impl Fn(String) + Sync)) {
+    let durability = ["sync", "async", "exit"][((thread + number) % 3) as usize];
+    let (run_id, session) = (format!("{round}-{thread}-{number}"), format!("s{}", (thread + number) % SESSIONS));
+    let request = json!({"agent": "a", "input": format!("say {run_id}"), "session": session, "run_id": run_id,
+                         "durability": durability});
+    let result = if number % 2 == 0 {
+        runtime.invoke(&request.to_string(), None)
+    } else {
+        let stream = while_away(|| runtime.stream(&request.to_string()));
+        while let Some(event) = next(&stream) {
+            if durability == "sync" && event["type"] == "tool_result" {
+                say(format!("shown {run_id} {}", event["seq"]));
+            }
         }
-        say(format!("done {run_id} {session}"));
+        stream.answer().unwrap()
+    };
+    match result {
+        Ok(_) => {}
+        // It was told that nothing is certain.
+        Err(error) if is_away(&error) => return,
+        Err(error) => panic!("{request}: {error:?}"),
+    }
+    if durability == "async" {
+        // It promises nothing when it returns; whatever reads the store waits for what was said before.
+        call(runtime, "runs.get", json!({"run_id": run_id}));
+    }
+    say(format!("done {run_id} {session}"));
+}
+
+/// What children have acknowledged.
+#[derive(Default)]
+struct Acknowledged {
+    /// Runs that ended, by id, with their sessions.
+    ended: BTreeMap<String, String>,
+    /// Results of tools that were shown: the run and the number of the event.
+    shown: BTreeSet<(String, u64)>,
+}
+
+impl Acknowledged {
+    fn add(&mut self, other: Self) {
+        self.ended.extend(other.ended);
+        self.shown.extend(other.shown);
     }
 }
 
 /// Kills a child after a while, and answers what it had acknowledged.
-fn kill_one(folder: &Path, persistence: &Value, round: u64, after: Duration) -> Vec<(String, String)> {
+fn kill_one(folder: &Path, persistence: &Value, round: u64, after: Duration) -> Acknowledged {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["child", "--exact", "--nocapture", "--test-threads=1"])
         .env("PAR_TORTURE_FOLDER", folder)
@@ -151,12 +194,14 @@ fn kill_one(folder: &Path, persistence: &Value, round: u64, after: Duration) -> 
         let _ = child.kill();
         child.wait_with_output().unwrap()
     });
-    let mut done = Vec::new();
+    let mut done = Acknowledged::default();
     for line in lines {
         let Ok(line) = line else { break };
         let words: Vec<_> = line.split(' ').collect();
-        if let ["done", run_id, session] = words.as_slice() {
-            done.push(((*run_id).to_owned(), (*session).to_owned()));
+        match words.as_slice() {
+            ["done", run_id, session] => drop(done.ended.insert((*run_id).to_owned(), (*session).to_owned())),
+            ["shown", run_id, seq] => drop(done.shown.insert(((*run_id).to_owned(), seq.parse().unwrap()))),
+            _ => {}
         }
     }
     let output = killer.join().unwrap();
@@ -166,19 +211,36 @@ fn kill_one(folder: &Path, persistence: &Value, round: u64, after: Duration) -> 
 }
 
 /// What was acknowledged is there, what is there is whole, and nothing that may run once ran twice.
-fn look(folder: &Path, persistence: &Value, acknowledged: &BTreeMap<String, String>) {
+fn look(folder: &Path, persistence: &Value, acknowledged: &Acknowledged) {
     let runtime = open(folder, persistence);
     assert_eq!(call(&runtime, "store.verify", json!({})), json!({"ok": true, "problems": []}));
     let mut said: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut stored = BTreeSet::new();
+    let mut cursor = Value::Null;
+    loop {
+        let query = json!({"types": ["tool_result"], "limit": 1000, "cursor": cursor});
+        let page = call(&runtime, "events.query", query);
+        for event in page["items"].as_array().unwrap() {
+            stored.insert((event["run_id"].as_str().unwrap().to_owned(), event["seq"].as_u64().unwrap()));
+        }
+        cursor = page["next_cursor"].clone();
+        if cursor.is_null() {
+            break;
+        }
+    }
+    let lost: Vec<_> = acknowledged.shown.difference(&stored).collect();
+    assert!(lost.is_empty(), "results of tools were shown and are not stored: {lost:?}");
     for number in 0..SESSIONS {
         let session = format!("s{number}");
         let Ok(found) = runtime.call("sessions.get", &json!({"session": session}).to_string(), None) else { continue };
         let found: Value = serde_json::from_str(&found).unwrap();
         let texts = found["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "user");
-        let texts = texts.map(|message| message["parts"][0]["text"].as_str().unwrap().to_owned());
-        said.insert(session, texts.collect());
+        let texts: Vec<_> = texts.map(|message| message["parts"][0]["text"].as_str().unwrap().to_owned()).collect();
+        let unique: BTreeSet<_> = texts.iter().cloned().collect();
+        assert_eq!(unique.len(), texts.len(), "a turn is in {session} twice");
+        said.insert(session, unique);
     }
-    for (run_id, session) in acknowledged {
+    for (run_id, session) in &acknowledged.ended {
         assert!(said[session].contains(&format!("say {run_id}")), "{run_id} was acknowledged and is not in {session}");
         let run = call(&runtime, "runs.get", json!({"run_id": run_id}));
         assert_eq!((&run["status"], &run["result"]["text"]), (&json!("completed"), &json!("all done")), "{run}");
@@ -211,7 +273,7 @@ fn kills(usual: u64) -> u64 {
 /// Kills again and again, and looks. `every_tenth` is done in the middle of every tenth child's life.
 fn torture(persistence: &Value, kills: u64, every_tenth: impl Fn(Duration) + Sync) {
     let folder = tempfile::tempdir().unwrap();
-    let mut acknowledged = BTreeMap::new();
+    let mut acknowledged = Acknowledged::default();
     let mut moments = Moments(0x2545_f491_4f6c_dd1d);
     for round in 0..kills {
         let (after, at) = (moments.next(), moments.next());
@@ -221,16 +283,23 @@ fn torture(persistence: &Value, kills: u64, every_tenth: impl Fn(Duration) + Syn
                 // Long enough for the child to see more than the server's absence.
                 kill_one(folder.path(), persistence, round, after + Duration::from_millis(500))
             }),
+            4 => std::thread::scope(|scope| {
+                let other = scope.spawn(|| kill_one(folder.path(), persistence, round + 1_000_000, at));
+                let mut done = kill_one(folder.path(), persistence, round, after);
+                done.add(other.join().unwrap());
+                done
+            }),
             _ => kill_one(folder.path(), persistence, round, after),
         };
-        acknowledged.extend(done);
+        acknowledged.add(done);
         if round % 20 == 19 {
             look(folder.path(), persistence, &acknowledged);
         }
     }
     look(folder.path(), persistence, &acknowledged);
-    assert!(acknowledged.len() as u64 > kills / 4, "only {} runs came to their end", acknowledged.len());
-    println!("{kills} kills, {} runs acknowledged", acknowledged.len());
+    let Acknowledged { ended, shown } = acknowledged;
+    assert!(ended.len() as u64 > kills / 4, "only {} runs came to their end", ended.len());
+    println!("{kills} kills, {} runs and {} results of tools acknowledged", ended.len(), shown.len());
 }
 
 #[test]

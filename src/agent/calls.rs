@@ -201,14 +201,15 @@ impl Desk<'_, '_> {
         let can_read = work.setup.offers.contains_key("read_blob");
         shorten(&mut result, most, &work.spec.store, can_read);
         work.setup.chain.after_tool(work.scene(), call, &mut result).await?;
-        self.work.emitter.emit(&EventBody::ToolResult {
+        let event = EventBody::ToolResult {
             tool_call_id: &call.id,
             name: &call.name,
             content: &result.content,
             parts: &result.parts,
             is_error: result.is_error,
             duration_ms: millis(started.elapsed()),
-        });
+        };
+        work.emitter.emit_step(&event).await?;
         Ok((call.id.clone(), result))
     }
 

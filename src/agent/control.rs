@@ -5,7 +5,36 @@ use crate::types::{Cancel, Error, Part, Result, Status};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// The code of the error that a suspended run has instead of a result.
+pub const SUSPENDED: &str = "suspended";
+
+/// Why a run stops without an end. It can be resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspension {
+    /// The runtime is closed.
+    Closing,
+    /// The stream was freed while the run waited for an approval.
+    StreamFreed,
+}
+
+impl Suspension {
+    /// As the event `suspended` gives it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Closing => "closing",
+            Self::StreamFreed => "stream_freed",
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Closing => "the runtime was closed",
+            Self::StreamFreed => "the stream was freed",
+        }
+    }
+}
 
 /// See the module's head. Shared by the run and by who started it.
 pub struct Control {
@@ -13,11 +42,26 @@ pub struct Control {
     pub cancel: Cancel,
     /// Whether its stream was let go of while it went on.
     detached: AtomicBool,
+    /// Whether its steps are stored, so that it can be resumed.
+    resumable: AtomicBool,
+    /// Approvals that it waits for.
+    approvals: AtomicUsize,
+    /// Why it is to stop without an end.
+    suspension: OnceLock<Suspension>,
     /// Ends it when its turn is over; the reason.
     after_turn: OnceLock<String>,
     /// What waits to be said; none once the run takes nothing more.
     waiting: Mutex<Option<Waiting>>,
     max_waiting: usize,
+}
+
+/// An approval that a run waits for.
+pub struct PendingApproval<'c>(&'c AtomicUsize);
+
+impl Drop for PendingApproval<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 #[derive(Default)]
@@ -32,6 +76,9 @@ impl Control {
         Self {
             cancel,
             detached: AtomicBool::new(false),
+            resumable: AtomicBool::new(false),
+            approvals: AtomicUsize::new(0),
+            suspension: OnceLock::new(),
             after_turn: OnceLock::new(),
             waiting: Mutex::new(Some(Waiting::default())),
             max_waiting,
@@ -46,6 +93,35 @@ impl Control {
     /// Whether the run goes on without a reader.
     pub fn is_detached(&self) -> bool {
         self.detached.load(Ordering::Acquire)
+    }
+
+    /// The run's steps are stored: it can be suspended.
+    pub fn set_resumable(&self) {
+        self.resumable.store(true, Ordering::Release);
+    }
+
+    /// Counts an approval that the run waits for, until the returned value is dropped.
+    pub fn waits_for_approval(&self) -> PendingApproval<'_> {
+        self.approvals.fetch_add(1, Ordering::AcqRel);
+        PendingApproval(&self.approvals)
+    }
+
+    /// Whether the run waits for an approval and can be suspended meanwhile.
+    pub fn is_parked(&self) -> bool {
+        self.resumable.load(Ordering::Acquire) && self.approvals.load(Ordering::Acquire) > 0
+    }
+
+    /// Ends the run at once: suspends it if its steps are stored, else cancels it.
+    pub fn suspend(&self, why: Suspension) {
+        // The first wins; it counts only if nothing has cancelled the run before.
+        let _ = self.suspension.set(why);
+        self.cancel.cancel(why.text());
+    }
+
+    /// Why the run stops without an end, if it does. A cancellation that came first wins.
+    pub fn suspension(&self) -> Option<Suspension> {
+        let is_resumable = self.resumable.load(Ordering::Acquire) && self.cancel.is_cancelled();
+        self.suspension.get().copied().filter(|why| is_resumable && self.cancel.reason() == why.text())
     }
 
     /// Lets the run end when the model has answered and its tools have run.

@@ -221,6 +221,7 @@ impl Loop<'_> {
         self.work.save();
         if let Some(log) = &self.work.spec.log {
             log.step().await?;
+            self.work.emitter.kept();
         }
         Ok(value)
     }

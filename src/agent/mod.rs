@@ -38,7 +38,7 @@ mod turn;
 mod work;
 
 pub use budget::{Account, Ledger, Spent};
-pub use control::Control;
+pub use control::{Control, SUSPENDED, Suspension};
 pub use credentials::HostCredentials;
 pub use meter::{Counted, Meter};
 pub(crate) use run::panic_error;

@@ -99,6 +99,7 @@ pub async fn ask(
     if let Some(questions) = &questions {
         questions.keep(&info);
     }
+    let _waits = work.spec.control.waits_for_approval();
     let mut ticket = work.spec.approvals.open(info, tool.cloned());
     let raw = to_raw_value(&input).map_err(|error| Error::internal(error.to_string()))?;
     let request = EventBody::ApprovalRequest {
@@ -109,7 +110,13 @@ pub async fn ask(
         reason: why,
         deadline_ms: millis(limit),
     };
-    if !work.emitter.hand_over(work.spec.approvals.callback(), work.spec.desk.inbox(), 0, &request) {
+    let (callback, inbox) = (work.spec.approvals.callback(), work.spec.desk.inbox());
+    let is_asked = match &questions {
+        // Kept before anyone sees it, so that a process that ends at once does not lose it.
+        Some(_) => work.emitter.hand_over_kept(callback, inbox, &request).await?,
+        None => work.emitter.hand_over(callback, inbox, 0, &request),
+    };
+    if !is_asked {
         return Ok(Err(format!("The call of {:?} needs an approval, and nobody is there to give it.", call.name)));
     }
     let decision = timeout(limit, ticket.answer()).await.ok().flatten();

@@ -1,7 +1,7 @@
 //! A run from its beginning to its end, whatever end that is.
 
 use super::budget::Account;
-use super::control::Control;
+use super::control::{Control, SUSPENDED, Suspension};
 use super::drive::drive;
 use super::meter::Meter;
 use super::setup::{Agents, Quota, Setup};
@@ -125,6 +125,8 @@ pub struct RunFailure {
     pub iterations: u32,
     /// What was said in it, every tool call answered.
     pub messages: Vec<Message>,
+    /// Why it has no end, if it can be resumed.
+    pub suspension: Option<Suspension>,
 }
 
 /// Runs the agent to its end and emits its events, the terminal one included.
@@ -144,6 +146,15 @@ pub async fn execute<T>(spec: &RunSpec, emitter: &Emitter, http: &HttpPool, conc
         with_end(spec, &outcome, |end| emitter.finish(end));
         return concluded;
     };
+    if let Err(RunFailure { suspension: Some(_), .. }) = &outcome {
+        // To the store the run goes on: it gets no terminal event.
+        if let Err(error) = log.release().await {
+            outcome = Err(not_kept(spec, outcome, &error));
+        }
+        let concluded = conclude(&outcome);
+        with_end(spec, &outcome, |end| emitter.finish_unlogged(end));
+        return concluded;
+    }
     // Kept before anybody is told: nobody believes in an end that a crash can undo.
     let sealed = with_end(spec, &outcome, |end| emitter.seal(end));
     match log.end(end_of(&outcome), left).await {
@@ -175,6 +186,9 @@ fn with_end<T>(spec: &RunSpec, outcome: &Outcome, tell: impl FnOnce(&EventBody<'
     let cost_usd = spec.meter.read().known_cost();
     match outcome {
         Ok(result) => tell(&EventBody::Completed(result)),
+        Err(RunFailure { suspension: Some(why), usage, .. }) => {
+            tell(&EventBody::Suspended { reason: why.reason(), usage: *usage, cost_usd })
+        }
         Err(RunFailure { error, usage, messages, .. }) if error.status() == Status::Cancelled => {
             tell(&EventBody::Cancelled { reason: &spec.control.reason(), usage: *usage, cost_usd, messages })
         }
@@ -199,12 +213,22 @@ fn end_of(outcome: &Outcome) -> RunEnd {
 
 /// The outcome of a run whose end could not be written, as was asked for.
 fn not_kept(spec: &RunSpec, outcome: Outcome, why: &Error) -> RunFailure {
-    let ended = if outcome.is_ok() { "has its result" } else { "has failed" };
+    let ended = match &outcome {
+        Ok(_) => "has its result",
+        Err(RunFailure { suspension: Some(_), .. }) => "was suspended",
+        Err(_) => "has failed",
+    };
     let message = format!("the run {ended}, but that could not be written yet: {}", why.message());
     let error = why.clone().with_message(message).with_run_id(spec.run_id.as_str());
     match outcome {
-        Ok(result) => RunFailure { error, usage: result.usage, iterations: result.iterations, messages: Vec::new() },
-        Err(failure) => RunFailure { error, ..failure },
+        Ok(result) => RunFailure {
+            error,
+            usage: result.usage,
+            iterations: result.iterations,
+            messages: Vec::new(),
+            suspension: None,
+        },
+        Err(failure) => RunFailure { error, suspension: None, ..failure },
     }
 }
 
@@ -231,13 +255,22 @@ async fn attempt(spec: &RunSpec, emitter: &Emitter, http: &HttpPool) -> (Outcome
         }
     };
     take_no_more(control, emitter);
-    let (messages, left) = keep(&mut progress, ended.is_ok());
+    let suspension = control.suspension().filter(|_| ended.is_err() && spec.log.is_some());
+    let (ended, messages, left) = match suspension {
+        // The session stays as it was before the run; the run's own steps are in its log.
+        Some(_) => (Err(suspended()), Vec::new(), None),
+        None => {
+            let (messages, left) = keep(&mut progress, ended.is_ok());
+            (ended, messages, left)
+        }
+    };
     tracing::debug!(run_id = spec.run_id.as_str(), iterations = progress.iterations, "run ended");
     let outcome = ended.map_err(|error| RunFailure {
         error: error.with_run_id(spec.run_id.as_str()),
         usage: spec.meter.read().usage,
         iterations: progress.iterations,
         messages,
+        suspension,
     });
     (outcome, left)
 }
@@ -254,6 +287,13 @@ pub fn take_no_more(control: &Control, emitter: &Emitter) {
 /// The error of a run that was cancelled.
 pub fn cancelled(control: &Control) -> Error {
     Error::new(Status::Cancelled, format!("the run was cancelled: {}", control.reason()))
+}
+
+/// The error of a run that stopped without an end.
+fn suspended() -> Error {
+    Error::new(Status::Closed, "the run was suspended before its end")
+        .with_code(SUSPENDED)
+        .with_hint("runs.resume continues it, in this process or another")
 }
 
 /// Waits for a place in the runtime's quota.

@@ -64,7 +64,7 @@ pub use request::{
     Events, FailurePolicy, Input, InputPart, Merge, Mode, Notify, OutputMode, Overflow, ParallelRequest, RunRequest,
     SessionBusy,
 };
-pub use runtime::{InboxConfig, Limits, LogLevel, RuntimeConfig, ShutdownConfig, UnknownPrice};
+pub use runtime::{InboxConfig, Limits, LogLevel, OnUnfinished, RuntimeConfig, ShutdownConfig, UnknownPrice};
 pub use secret::Secret;
 pub(crate) use shell::line;
 pub use shell::{

@@ -244,13 +244,28 @@ impl Limits {
 #[serde(deny_unknown_fields, default)]
 #[schemars(default)]
 pub struct ShutdownConfig {
-    /// Seconds that running work may take to end by itself before it is cancelled. Default 0: cancelled at once.
+    /// Seconds that runs may take to end by themselves when the runtime is closed. Default 30. Closing with a shorter timeout
+    /// drains no longer than that.
     pub drain_timeout: f64,
+    /// What happens to a run that does not end by itself.
+    pub on_unfinished: OnUnfinished,
+}
+
+/// What closing does with a run that does not end by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnfinished {
+    /// It stops where it is, and `runs.resume` continues it. A run whose steps are not stored (`noop`, or the durability
+    /// `exit`) is cancelled.
+    #[default]
+    Interrupt,
+    /// It is cancelled, and cannot be continued.
+    Cancel,
 }
 
 impl Default for ShutdownConfig {
     fn default() -> Self {
-        Self { drain_timeout: 0.0 }
+        Self { drain_timeout: 30.0, on_unfinished: OnUnfinished::default() }
     }
 }
 

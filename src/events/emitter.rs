@@ -6,7 +6,7 @@
 use super::{Hub, Origin, Queue};
 use crate::config::{Events, Overflow};
 use crate::store::RunLog;
-use crate::types::{Envelope, EventBody, EventKind, now_ms};
+use crate::types::{Envelope, EventBody, EventKind, Result, now_ms};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -37,6 +37,20 @@ struct State {
     next_seq: u64,
     held: Option<Held>,
     scratch: Vec<u8>,
+    /// Events that must be on the disk before they are shown, and are not yet.
+    unkept: usize,
+    /// The wait for one of them was cut off. The next commit, or the end of the run, shows it.
+    is_cut_off: bool,
+    /// What comes behind them, and they themselves: shown in order when the last one is on the disk.
+    behind: Vec<Behind>,
+}
+
+/// An event that is shown later.
+struct Behind {
+    kind: EventKind,
+    event: Vec<u8>,
+    is_for_queue: bool,
+    origin: Option<Arc<Origin>>,
 }
 
 /// Text that waits for room, in a stream that coalesces. Bounded by the stream's byte bound, past which the run waits.
@@ -88,7 +102,14 @@ impl Emitter {
         log: Option<Arc<RunLog>>,
         last_seq: u64,
     ) -> Self {
-        let state = Mutex::new(State { next_seq: last_seq + 1, held: None, scratch: Vec::new() });
+        let state = Mutex::new(State {
+            next_seq: last_seq + 1,
+            held: None,
+            scratch: Vec::new(),
+            unkept: 0,
+            is_cut_off: false,
+            behind: Vec::new(),
+        });
         Self { envelope, depth: 0, origin: None, channel: Arc::new(Channel { queue, hub, log, wishes, state }) }
     }
 
@@ -117,6 +138,51 @@ impl Emitter {
         let mut state = self.channel.state.lock();
         self.flush(&mut state);
         self.write(&mut state, body);
+    }
+
+    /// Emits an event that ends a step. With the durability `sync` it is on the disk before anyone sees it.
+    pub async fn emit_step(&self, body: &EventBody<'_>) -> Result<()> {
+        match self.channel.log.as_ref().is_some_and(|log| log.is_sync()) {
+            true => self.emit_kept(body).await,
+            false => {
+                self.emit(body);
+                Ok(())
+            }
+        }
+    }
+
+    /// Emits an event that is on the disk before anyone sees it. Events that are emitted meanwhile wait behind it. `Err`: it
+    /// could not be written yet; it is shown all the same, since the run fails.
+    pub async fn emit_kept(&self, body: &EventBody<'_>) -> Result<()> {
+        let Some(log) = self.channel.log.as_ref().filter(|log| log.keeps_steps()) else {
+            self.emit(body);
+            return Ok(());
+        };
+        self.channel.state.lock().unkept += 1;
+        let mut unkept = Unkept { emitter: self, is_cut_off: true };
+        self.emit(body);
+        let kept = log.commit_now().await;
+        unkept.is_cut_off = false;
+        kept
+    }
+
+    /// A commit has written every event so far: shows what was cut off.
+    pub fn kept(&self) {
+        let mut state = self.channel.state.lock();
+        if state.unkept == 0 && state.is_cut_off {
+            self.release(&mut state);
+        }
+    }
+
+    /// Shows the events that wait for the disk.
+    fn release(&self, state: &mut State) {
+        state.is_cut_off = false;
+        for Behind { kind, event, is_for_queue, origin } in std::mem::take(&mut state.behind) {
+            if let Some(queue) = self.channel.queue.as_ref().filter(|_| is_for_queue) {
+                queue.stage(&event);
+            }
+            self.channel.hub.publish(origin.as_deref(), kind, &event);
+        }
     }
 
     /// Emits a piece of text, or of reasoning; a coalescing stream without room holds it.
@@ -180,9 +246,20 @@ impl Emitter {
     /// Emits the one terminal event.
     pub fn finish(&self, body: &EventBody<'_>) {
         let mut state = self.channel.state.lock();
+        self.release(&mut state);
         if self.encode_end(&mut state, body) {
             self.tell_end(body.kind(), &state.scratch);
         }
+    }
+
+    /// Emits a terminal event that the log does not keep.
+    pub fn finish_unlogged(&self, body: &EventBody<'_>) {
+        let mut state = self.channel.state.lock();
+        self.flush(&mut state);
+        let mut event = Vec::new();
+        self.envelope.write(state.next_seq, body, &mut event);
+        self.release(&mut state);
+        self.tell_end(body.kind(), &event);
     }
 
     /// Numbers and keeps the one terminal event, and tells nobody yet.
@@ -200,6 +277,7 @@ impl Emitter {
 
     /// Tells the terminal event.
     pub fn unseal(&self, sealed: &Sealed) {
+        self.release(&mut self.channel.state.lock());
         if !sealed.event.is_empty() {
             self.tell_end(sealed.kind, &sealed.event);
         }
@@ -207,7 +285,11 @@ impl Emitter {
 
     /// Tells another terminal event in the place of one that was sealed and could not be kept.
     pub fn unseal_as(&self, body: &EventBody<'_>) {
-        let seq = self.channel.state.lock().next_seq - 1;
+        let seq = {
+            let mut state = self.channel.state.lock();
+            self.release(&mut state);
+            state.next_seq - 1
+        };
         let mut event = Vec::new();
         self.envelope.write(seq, body, &mut event);
         self.tell_end(body.kind(), &event);
@@ -247,6 +329,24 @@ impl Emitter {
         true
     }
 
+    /// The same for work that must be on the disk before anyone sees it.
+    pub async fn hand_over_kept(
+        &self,
+        callback: Option<Deliver>,
+        inbox: Option<Deliver>,
+        work: &EventBody<'_>,
+    ) -> Result<bool> {
+        let goes_to_stream = callback.is_none() && self.queue().is_some_and(|queue| !queue.is_abandoned());
+        if goes_to_stream {
+            self.emit_kept(work).await?;
+            return Ok(true);
+        }
+        if let Some(log) = self.channel.log.as_ref().filter(|log| log.keeps_steps()) {
+            log.commit_now().await?;
+        }
+        Ok(self.hand_over(callback, inbox, 0, work))
+    }
+
     /// Encodes a message for one addressee outside of the stream (host work for the inbox or a callback). It takes no
     /// number, so that the events of the run have no gap: it has that of the last event before it.
     fn encode_aside(&self, body: &EventBody<'_>) -> Vec<u8> {
@@ -272,6 +372,11 @@ impl Emitter {
         let kind = body.kind();
         let is_told = self.is_told(kind);
         if !self.encode(state, body, queue.is_some() || is_told) {
+            return;
+        }
+        if state.unkept > 0 || state.is_cut_off {
+            let (event, is_for_queue) = (state.scratch.clone(), queue.is_some());
+            state.behind.push(Behind { kind, event, is_for_queue, origin: self.origin.clone() });
             return;
         }
         if let Some(queue) = queue {
@@ -313,6 +418,24 @@ impl Emitter {
         if let Some(Held { text, is_reasoning, envelope, depth, origin }) = state.held.take() {
             let of = Self { envelope, depth, origin, channel: Arc::clone(&self.channel) };
             of.write_text(state, &text, is_reasoning);
+        }
+    }
+}
+
+/// An event that is being written. Dropped, it is written or will not be waited for.
+struct Unkept<'e> {
+    emitter: &'e Emitter,
+    is_cut_off: bool,
+}
+
+impl Drop for Unkept<'_> {
+    fn drop(&mut self) {
+        let mut state = self.emitter.channel.state.lock();
+        state.unkept -= 1;
+        if self.is_cut_off {
+            state.is_cut_off = true;
+        } else if state.unkept == 0 {
+            self.emitter.release(&mut state);
         }
     }
 }

@@ -80,10 +80,17 @@ pub unsafe extern "C" fn par_runtime_info(
     guard(err, || out.check()?.set(handle::runtime(rt)?.info().to_string().as_bytes()))
 }
 
-/// Close a runtime: refuse new work, cancel what runs, join, flush. Idempotent. Streams stay readable to their end.
+/// Close a runtime: refuse new work, let runs end by themselves, suspend or cancel those that do not, join, write, report.
+/// Idempotent. Streams stay readable to their end.
+///
+/// Runs may go on for shutdown.drain_timeout seconds (30 by default), or for most of timeout_ms if that is shorter. Then a stored
+/// run is suspended: its stream ends with the event "suspended", and runs.resume continues it, in this process or another. A run
+/// that is not stored is cancelled. A later call with a shorter timeout shortens the wait.
 ///
 /// @param  timeout_ms  how long to wait; below 0 for ever
-/// @return PAR_OK when closed; PAR_TIMEOUT when it goes on in the background (call again to wait on)
+/// @return PAR_OK when closed; PAR_TIMEOUT when it goes on in the background (call again to wait on); PAR_ERR_PERSISTENCE when
+///         closed, and something could not be written; PAR_ERR_PROVIDER when closed, and a mock provider with assert_complete
+///         was not played to its end
 /// @thread any but a thread of libpar, which gets PAR_ERR_WOULD_DEADLOCK    @blocks    @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn par_runtime_close(
@@ -96,10 +103,7 @@ pub unsafe extern "C" fn par_runtime_close(
         check_may_block()?;
         match runtime.close(timeout(timeout_ms)) {
             None => Ok(Status::Timeout),
-            Some(report) if report.exit_code == 0 => Ok(Status::Ok),
-            Some(report) => Err(Error::new(Status::Provider, report.unreached.join("; "))
-                .with_code("mock_incomplete")
-                .with_hint("the runtime is closed; the script of a mock provider with assert_complete was not played to its end")),
+            Some(report) => report.problem().map_or(Ok(Status::Ok), Err),
         }
     })
 }

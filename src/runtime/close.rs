@@ -1,11 +1,15 @@
 //! How a runtime ends: refuse, drain, cancel, join, flush, report.
 
 use super::core::Core;
+use crate::agent::Suspension;
+use crate::config::OnUnfinished;
+use crate::store::Closed;
 use crate::types::{Error, Result, Status, millis};
 use parking_lot::{Condvar, Mutex};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,8 +21,10 @@ const HELPERS_TIME: Duration = Duration::from_secs(5);
 pub struct CloseReport {
     /// 0 if everything ended as it should.
     pub exit_code: i32,
-    /// Runs that lived when closing began and did not end by themselves.
+    /// Runs that did not end by themselves in time, and were cancelled.
     pub runs_cancelled: usize,
+    /// Runs that did not end by themselves in time, and can be resumed.
+    pub runs_suspended: usize,
     /// Expectations of scripted providers that were not met.
     pub unreached: Vec<String>,
     /// Why what happened last could not be written, if it could not.
@@ -31,13 +37,43 @@ pub struct CloseReport {
     pub duration_ms: u64,
 }
 
+impl CloseReport {
+    /// What a host must hear of, if not everything ended as it should.
+    pub fn problem(&self) -> Option<Error> {
+        if let Some(unwritten) = &self.unwritten {
+            let message =
+                format!("the runtime is closed, but not everything could be written: {}", unwritten.message());
+            return Some(unwritten.clone().with_message(message));
+        }
+        (!self.unreached.is_empty()).then(|| {
+            Error::new(Status::Provider, self.unreached.join("; ")).with_code("mock_incomplete").with_hint(
+                "the runtime is closed; the script of a mock provider with assert_complete was not played to its end",
+            )
+        })
+    }
+}
+
 /// Where a runtime stands between open and closed.
 #[derive(Default)]
 pub(super) struct Closing {
     phase: Mutex<Phase>,
     changed: Condvar,
+    /// Until when runs may end by themselves; no bound if none. A later call can only make it earlier.
+    drain: Mutex<Drain>,
     /// The thread that closes. It holds the core, so until it has ended, so do the descriptors of what is closed.
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Drain(Option<Instant>);
+
+impl Drain {
+    fn ends_by(&mut self, until: Option<Instant>) {
+        self.0 = match (self.0, until) {
+            (Some(before), Some(until)) => Some(before.min(until)),
+            (before, until) => before.or(until),
+        };
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -77,8 +113,12 @@ pub(super) fn closed() -> Error {
     Error::new(Status::Closed, "the runtime is closed").with_hint("create another one")
 }
 
-/// Begins closing, once. The work is done on a thread of its own, so that a host which stops waiting can go on.
-pub(super) fn begin(core: &Arc<Core>) {
+/// Begins closing, once. The work is done on a thread of its own, so that a host which stops waiting can go on. Runs may end by
+/// themselves for as long as `shutdown.drain_timeout` and `drain` both allow.
+pub(super) fn begin(core: &Arc<Core>, drain: Duration) {
+    let drain = drain.min(Duration::from_secs_f64(core.config.shutdown.drain_timeout));
+    // A time too long for the clock is no bound.
+    core.closing.drain.lock().ends_by(Instant::now().checked_add(drain));
     if !core.closing.is_open() {
         return;
     }
@@ -135,13 +175,17 @@ fn wait_for_report(core: &Core, timeout: Option<Duration>) -> Option<CloseReport
 
 fn run(core: &Arc<Core>) {
     let began = Instant::now();
-    let drain = Duration::from_secs_f64(core.config.shutdown.drain_timeout);
-    if !drain.is_zero() {
-        core.runs.wait_for_none(began.checked_add(drain));
+    core.runs.drain(|| core.closing.drain.lock().0);
+    let unfinished = core.runs.live();
+    let suspended_before = core.metrics.runs_suspended.load(Ordering::Relaxed);
+    match core.config.shutdown.on_unfinished {
+        OnUnfinished::Interrupt => core.runs.suspend_all(Suspension::Closing),
+        OnUnfinished::Cancel => {}
     }
-    let runs_cancelled = core.runs.live();
     core.scope.cancel().cancel("the runtime was closed");
-    core.runs.wait_for_none(None);
+    core.runs.wait_for_none();
+    let suspended = core.metrics.runs_suspended.load(Ordering::Relaxed) - suspended_before;
+    let runs_suspended = usize::try_from(suspended).unwrap_or(usize::MAX);
     // Told by now that nobody waits for it; a read of a file system that hangs is not waited for any longer.
     let helpers_left = !core.helpers.wait_for_none(Instant::now() + HELPERS_TIME);
     if helpers_left {
@@ -156,7 +200,7 @@ fn run(core: &Arc<Core>) {
         workers.shutdown_timeout(Duration::from_millis(500));
     }
     core.drivers.clear();
-    let unwritten = core.store.close().err();
+    let Closed { unwritten, unforwarded } = core.store.close();
     core.inbox.push_terminal(br#"{"type":"closed"}"#);
     core.callbacks.stop(None);
     core.hub.clear();
@@ -164,10 +208,11 @@ fn run(core: &Arc<Core>) {
     let unreached: Vec<String> = core.providers.read().values().filter_map(|provider| provider.unreached()).collect();
     let report = CloseReport {
         exit_code: i32::from(!unreached.is_empty() || unwritten.is_some()),
-        runs_cancelled,
+        runs_cancelled: unfinished.saturating_sub(runs_suspended),
+        runs_suspended,
         unreached,
         unwritten,
-        unforwarded: core.store.unforwarded(),
+        unforwarded,
         duration_ms: millis(began.elapsed()),
     };
     *core.closing.phase.lock() = Phase::Closed(report);

@@ -44,7 +44,7 @@ pub(super) struct Handles(pub(super) Arc<Core>);
 
 impl Drop for Handles {
     fn drop(&mut self) {
-        close::begin(&self.0);
+        close::begin(&self.0, Duration::ZERO);
     }
 }
 
@@ -97,6 +97,7 @@ pub(super) struct Metrics {
     pub runs_completed: AtomicU64,
     pub runs_failed: AtomicU64,
     pub runs_cancelled: AtomicU64,
+    pub runs_suspended: AtomicU64,
     pub input_tokens: AtomicU64,
     pub output_tokens: AtomicU64,
 }
@@ -377,14 +378,18 @@ impl Runtime {
     // ---- the end
 
     /// Closes the runtime and waits until that is done: `None` for ever. No report: it goes on in the background.
+    ///
+    /// Runs may end by themselves for `shutdown.drain_timeout`, or for most of `timeout` if that is shorter.
     pub fn close(&self, timeout: Option<Duration>) -> Option<CloseReport> {
-        close::begin(self.core());
+        // The rest of the timeout is for what comes after the runs.
+        let drain = timeout.map_or(Duration::MAX, |timeout| timeout - (timeout / 5).min(Duration::from_secs(1)));
+        close::begin(self.core(), drain);
         close::wait(self.core(), timeout)
     }
 
-    /// Begins closing and does not wait.
+    /// Begins closing, lets no run go on, and does not wait.
     pub fn begin_close(&self) {
-        close::begin(self.core());
+        close::begin(self.core(), Duration::ZERO);
     }
 
     /// Health, counts and bounds, as JSON.
@@ -405,6 +410,7 @@ impl Runtime {
                 "completed": count(&core.metrics.runs_completed),
                 "failed": count(&core.metrics.runs_failed),
                 "cancelled": count(&core.metrics.runs_cancelled),
+                "suspended": count(&core.metrics.runs_suspended),
             },
             "tasks": core.scope.len() + core.deliveries.len(),
             "host_calls_open": core.desk.waiting(),

@@ -421,6 +421,7 @@ impl Core {
             "runs_completed": count(&self.metrics.runs_completed),
             "runs_failed": count(&self.metrics.runs_failed),
             "runs_cancelled": count(&self.metrics.runs_cancelled),
+            "runs_suspended": count(&self.metrics.runs_suspended),
             "input_tokens": count(&self.metrics.input_tokens),
             "output_tokens": count(&self.metrics.output_tokens),
         })

@@ -277,6 +277,9 @@ impl Prepared {
         timeout: Option<Duration>,
     ) -> (Box<RunSpec>, LiveRun, Wishes) {
         let (log, refused) = self.log(core).await;
+        if log.as_ref().is_some_and(|log| log.keeps_steps()) {
+            self.control.set_resumable();
+        }
         let Self {
             request, resumed, run_id, tag, setup, prompt, variables, structured, workspace, control, live, ..
         } = self;
@@ -409,6 +412,7 @@ impl Core {
     pub(super) fn conclude(&self, outcome: &agent::Outcome, mut live: LiveRun, control: &Control) {
         let (counter, usage) = match outcome {
             Ok(result) => (&self.metrics.runs_completed, result.usage),
+            Err(failure) if failure.suspension.is_some() => (&self.metrics.runs_suspended, failure.usage),
             Err(failure) if failure.error.status() == Status::Cancelled => {
                 (&self.metrics.runs_cancelled, failure.usage)
             }

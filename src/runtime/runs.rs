@@ -1,6 +1,6 @@
 //! Which runs live, and how the last ones ended.
 
-use crate::agent::{Control, Outcome};
+use crate::agent::{Control, Outcome, Suspension};
 use crate::types::{AgentId, Error, Result, RunId, RunResult, Scope, SessionId, Status, now_ms};
 use parking_lot::{Condvar, Mutex};
 use schemars::JsonSchema;
@@ -8,7 +8,10 @@ use serde::Serialize;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How often closing looks at the runs that it waits for.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// One run in a list.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -23,7 +26,7 @@ pub struct RunInfo {
     /// Its conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
-    /// `running`, `completed`, `failed` or `cancelled`.
+    /// `running`, `completed`, `failed`, `cancelled`, or `interrupted`: `runs.resume` continues it.
     pub status: &'static str,
     /// When it began.
     pub started_at_ms: u64,
@@ -133,20 +136,33 @@ impl Runs {
         self.state.lock().live.len()
     }
 
-    /// Waits until none lives, or the deadline. False if some still do.
-    pub fn wait_for_none(&self, deadline: Option<Instant>) -> bool {
+    /// Waits until no run is live.
+    pub fn wait_for_none(&self) {
         let mut state = self.state.lock();
         while !state.live.is_empty() {
-            match deadline {
-                None => self.ended.wait(&mut state),
-                Some(deadline) => {
-                    if self.ended.wait_until(&mut state, deadline).timed_out() && !state.live.is_empty() {
-                        return false;
-                    }
-                }
-            }
+            self.ended.wait(&mut state);
         }
-        true
+    }
+
+    /// Waits until no live run can end by itself: each has ended, or waits for an approval and can be suspended. No longer than
+    /// `deadline` says at the time.
+    pub fn drain(&self, deadline: impl Fn() -> Option<Instant>) {
+        let mut state = self.state.lock();
+        while !state.live.values().all(|(_, control)| control.is_parked()) {
+            // A run that begins to wait for an approval, and a new deadline, wake no one: they are looked for.
+            let look = Instant::now() + LOOK;
+            let until = deadline().map_or(look, |deadline| deadline.min(look));
+            if until <= Instant::now() {
+                return;
+            }
+            self.ended.wait_until(&mut state, until);
+        }
+    }
+
+    /// Suspends every live run whose steps are stored, and cancels the others.
+    pub fn suspend_all(&self, why: Suspension) {
+        let controls: Vec<_> = self.state.lock().live.values().map(|(_, control)| Arc::clone(control)).collect();
+        controls.iter().for_each(|control| control.suspend(why));
     }
 }
 
@@ -167,6 +183,7 @@ impl LiveRun {
                 self.status = "completed";
                 self.result = is_detached.then(|| Arc::new(result.clone()));
             }
+            Err(failure) if failure.suspension.is_some() => self.status = "interrupted",
             Err(failure) => {
                 self.status = if failure.error.status() == Status::Cancelled { "cancelled" } else { "failed" };
                 self.error = Some(failure.error.clone());

@@ -1,8 +1,8 @@
 //! A stream: the reader's end of a run, or of a method that was started.
 
-use crate::agent::Control;
+use crate::agent::{Control, SUSPENDED, Suspension};
 use crate::events::Queue;
-use crate::types::{Error, Result, RunId, RunResult};
+use crate::types::{Error, Result, RunId, RunResult, Status};
 use serde::Serialize;
 use std::sync::{Arc, OnceLock};
 
@@ -31,7 +31,8 @@ pub(super) fn result_json(run_id: &RunId, result: &RunResult) -> Answer {
     serde_json::to_string(&whole).map_err(|error| Error::internal(error.to_string()))
 }
 
-/// A running or finished run. Dropping it cancels the run and lets go of its events.
+/// A running or finished run. Dropping it cancels the run and lets go of its events; a stored run that waits for an approval is
+/// suspended instead.
 pub struct Stream {
     pub(super) run_id: RunId,
     pub(super) queue: Arc<Queue>,
@@ -67,7 +68,11 @@ impl Stream {
     /// The reader is gone: what [`Drop`] does, for a reader that is still waiting somewhere.
     pub fn abandon(&self) {
         if !self.control.is_detached() {
-            self.control.cancel.cancel("the stream was freed");
+            match self.control.is_parked() {
+                // What waits for a person is not lost because a reader goes.
+                true => self.control.suspend(Suspension::StreamFreed),
+                false => self.control.cancel.cancel("the stream was freed"),
+            }
         }
         self.queue.abandon();
     }
@@ -77,7 +82,8 @@ impl Stream {
         let state = match self.ended.get() {
             None => "running",
             Some(Ok(_)) => "completed",
-            Some(Err(error)) if error.status() == crate::types::Status::Cancelled => "cancelled",
+            Some(Err(error)) if error.status() == Status::Cancelled => "cancelled",
+            Some(Err(error)) if error.code() == Some(SUSPENDED) => "suspended",
             Some(Err(_)) => "failed",
         };
         let (queued, dropped) = self.queue.counts();

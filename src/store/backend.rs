@@ -88,8 +88,9 @@ pub trait Backend: Send + Sync {
     /// Removes dead letters, once they were delivered.
     fn remove_dead_letters(&self, ids: &[i64]) -> Result<u64>;
 
-    /// Gives back what keeps others from sessions and runs. Nothing is asked of it afterwards.
-    fn close(&self);
+    /// Gives back what keeps others from sessions and runs, and closes every file and connection. Nothing is asked of it
+    /// afterwards: that gets the error `store_closed`.
+    fn close(&self) -> Result<()>;
 
     // ---- sessions
 

@@ -142,6 +142,15 @@ pub struct StoreInfo {
     pub forward: Option<ForwardInfo>,
 }
 
+/// What closing a store left.
+#[derive(Debug, Default)]
+pub struct Closed {
+    /// Why something could not be written, if it could not.
+    pub unwritten: Option<Error>,
+    /// Changes that are not forwarded yet; none if nothing is forwarded.
+    pub unforwarded: Option<u64>,
+}
+
 impl Drop for Store {
     /// A runtime that could not be created closes nothing.
     fn drop(&mut self) {
@@ -246,19 +255,16 @@ impl Store {
         self.durable.as_ref().map_or(Ok(()), |durable| durable.writer.check())
     }
 
-    /// Changes that are not forwarded yet; none if nothing is forwarded.
-    pub fn unforwarded(&self) -> Option<u64> {
-        self.durable.as_ref()?.forwarder.as_ref()?.pending().ok()
-    }
-
-    /// Writes what waits, ships it if it is forwarded and that is soon done, and ends. An error: what could not be written.
-    pub fn close(&self) -> Result<()> {
-        let Some(durable) = &self.durable else { return Ok(()) };
+    /// Writes what waits, ships it if it is forwarded and that is soon done, and closes every file and connection.
+    pub fn close(&self) -> Closed {
+        let Some(durable) = &self.durable else { return Closed::default() };
         let written = durable.writer.close();
-        if let Some(forwarder) = &durable.forwarder {
+        let unforwarded = durable.forwarder.as_ref().and_then(|forwarder| {
             forwarder.close();
-        }
-        written
+            forwarder.pending().ok()
+        });
+        let closed = durable.backend.close();
+        Closed { unwritten: written.and(closed).err(), unforwarded }
     }
 
     // ---- sessions

@@ -334,7 +334,7 @@ pub struct HeadFilter {
 /// What is wrong with what is stored, as `store.verify` tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Problem {
-    /// `integrity`, `events`, `sessions` or `runs`.
+    /// `file`, `integrity`, `events`, `sessions` or `runs`.
     pub part: &'static str,
     /// The run or session.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -102,12 +102,20 @@ pub struct RunWrite {
     pub block: Option<EventBlock>,
     /// Its end.
     pub end: Option<RunEnd>,
+    /// It stops without an end: no runtime owns it any more.
+    pub releases: bool,
 }
 
 impl RunWrite {
     /// The run as it began.
     pub fn begin(&self) -> &RunBegin {
         &self.log.begin
+    }
+
+    /// How many events it writes; pieces of one text count as one for each piece.
+    pub fn events(&self) -> usize {
+        let count = self.block.as_ref().map_or(0, |block| block.head.last_seq + 1 - block.head.first_seq);
+        usize::try_from(count).unwrap_or(usize::MAX)
     }
 
     /// The number of its row; 0 before it has one.
@@ -265,6 +273,22 @@ impl RunLog {
         self.check()
     }
 
+    /// The run stops without an end, and any runtime may resume it. On the disk when this returns.
+    pub async fn release(self: &Arc<Self>) -> Result<()> {
+        self.writer.commit_ordered(Ordered::Release(Arc::clone(self)), None).await?;
+        self.check()
+    }
+
+    /// Whether each step is on the disk before the host sees it.
+    pub fn is_sync(&self) -> bool {
+        self.durability == Durability::Sync
+    }
+
+    /// Writes everything so far; on the disk when this returns.
+    pub async fn commit_now(self: &Arc<Self>) -> Result<()> {
+        self.commit(true).await
+    }
+
     /// Fails if somebody else has gone on with the run, or with its session.
     fn check(&self) -> Result<()> {
         self.lost.get().map_or(Ok(()), |error| Err(error.clone()))
@@ -341,6 +365,11 @@ impl RunLog {
         write
     }
 
+    /// Fetches what there is to write of a run that stops without an end.
+    pub(super) fn fetch_release(self: &Arc<Self>) -> RunWrite {
+        RunWrite { releases: true, ..self.take(&mut self.state.lock()) }
+    }
+
     fn take(self: &Arc<Self>, state: &mut State) -> RunWrite {
         state.queued = None;
         state.release();
@@ -353,6 +382,7 @@ impl RunLog {
             calls: std::mem::take(&mut state.calls),
             block: None,
             end: None,
+            releases: false,
         };
         let (head, lines) = (state.head, std::mem::take(&mut state.lines));
         if events > 0 {

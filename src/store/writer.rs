@@ -62,6 +62,8 @@ type Job = Box<dyn FnOnce(&dyn Backend) + Send>;
 pub(super) enum Ordered {
     /// The end of a run, with all that its log still has.
     End(Arc<RunLog>, Box<RunEnd>),
+    /// A run that stops without an end.
+    Release(Arc<RunLog>),
     /// A session that no run has changed.
     Session(Item),
 }
@@ -85,8 +87,6 @@ struct Queue {
     retries: bool,
     closing: bool,
     closed: bool,
-    /// Whether the database was told that nothing more comes.
-    is_given_back: bool,
 }
 
 impl Queue {
@@ -416,9 +416,12 @@ impl Writer {
             if let Err(error) = spawned {
                 self.started.store(false, Ordering::Release);
                 *self.health.lock() = Some(
-                    Error::new(Status::Persistence, format!("the writer's thread cannot be started: {error}"))
-                        .with_hint("raise RLIMIT_NPROC"),
+                    Error::new(Status::Persistence, format!("the store's thread cannot be started: {error}"))
+                        .with_code("store_unavailable")
+                        .with_retryable(true)
+                        .with_hint("raise the limit of threads: RLIMIT_NPROC, or pids.max of the control group"),
                 );
+                // Those who wait get that error. What is queued stays queued.
                 queue.waiters.clear();
                 queue.jobs.clear();
             }
@@ -430,7 +433,7 @@ impl Writer {
         }
     }
 
-    /// Writes what there is, and ends. An error: what could not be written.
+    /// Writes what there is, and ends. An error: why something could not be written, and how much.
     pub fn close(&self) -> Result<()> {
         let mut queue = self.queue.lock();
         queue.closing = true;
@@ -439,14 +442,54 @@ impl Writer {
             while !queue.closed {
                 self.ended.wait(&mut queue);
             }
+        } else if !queue.closed && !(queue.is_idle() && queue.later.is_empty()) {
+            // Its thread could not be started: this one does the work.
+            drop(queue);
+            self.work();
+            queue = self.queue.lock();
         }
         queue.closed = true;
-        let is_last = !std::mem::replace(&mut queue.is_given_back, true);
         drop(queue);
-        if is_last {
-            self.backend.close();
+        // Without anything left, what had failed was done later.
+        self.unwritten().map_or(Ok(()), |what| {
+            let why = self.failure().unwrap_or_else(ended);
+            let message = format!("{} (not written: {what})", why.message());
+            Err(why.with_message(message))
+        })
+    }
+
+    /// What was not written, in words; none if everything was.
+    fn unwritten(&self) -> Option<String> {
+        let mut counts = [0_usize; 4];
+        for item in self.turn.lock().iter() {
+            match item {
+                Item::Run(write) => {
+                    counts[0] += 1;
+                    counts[1] += write.events();
+                }
+                Item::Session(..) => counts[2] += 1,
+                Item::Blob { .. } | Item::DeadLetter(_) | Item::Head(_) | Item::NoHead(_) => counts[3] += 1,
+            }
         }
-        self.check()
+        let queue = self.queue.lock();
+        counts[0] += queue.soon.len() + queue.later.len();
+        counts[1] += self.backlog();
+        for ordered in &queue.ordered {
+            match ordered {
+                Ordered::End(..) | Ordered::Release(_) => counts[0] += 1,
+                Ordered::Session(_) => counts[2] += 1,
+            }
+        }
+        counts[3] += queue.items.len();
+        drop(queue);
+        let names = ["changes of runs", "events", "sessions", "other records"];
+        let words: Vec<_> = counts
+            .iter()
+            .zip(names)
+            .filter(|(count, _)| **count > 0)
+            .map(|(count, name)| format!("{count} {name}"))
+            .collect();
+        (!words.is_empty()).then(|| words.join(", "))
     }
 
     // ---- the writer's thread
@@ -472,7 +515,8 @@ impl Writer {
             if closing {
                 let until = *last_tries.get_or_insert_with(|| Instant::now() + LAST_TRIES);
                 let is_done = queue.is_idle() && queue.later.is_empty() && is_all;
-                if is_done || Instant::now() > until {
+                let is_hopeless = written.as_ref().is_err_and(|error| !error.is_retryable());
+                if is_done || is_hopeless || Instant::now() > until {
                     queue.closed = true;
                     self.ended.notify_all();
                     return;
@@ -511,6 +555,7 @@ impl Writer {
         items.extend(found.logs.drain(..).filter_map(|log| log.fetch()).map(|write| Item::Run(Box::new(write))));
         items.extend(found.ordered.drain(..).map(|ordered| match ordered {
             Ordered::End(log, end) => Item::Run(Box::new(log.fetch_end(*end))),
+            Ordered::Release(log) => Item::Run(Box::new(log.fetch_release())),
             Ordered::Session(item) => item,
         }));
         self.room.notify_waiters();

@@ -379,6 +379,16 @@ pub enum EventBody<'a> {
         #[serde(skip_serializing_if = "<[Message]>::is_empty")]
         messages: &'a [Message],
     },
+    /// Terminal: the run stopped without an end, and `runs.resume` continues it. Never stored: to the store the run goes on.
+    Suspended {
+        /// `closing`: the runtime was closed. `stream_freed`: its stream was freed while it waited for an approval.
+        reason: &'a str,
+        /// What it had consumed.
+        usage: Usage,
+        /// What that cost in USD; absent when the price of a model is not known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cost_usd: Option<PicoUsd>,
+    },
 }
 
 /// What a piece of text is a piece of.
@@ -455,6 +465,7 @@ impl EventBody<'_> {
             Self::Completed(_) => EventKind::Completed,
             Self::Failed { .. } => EventKind::Failed,
             Self::Cancelled { .. } => EventKind::Cancelled,
+            Self::Suspended { .. } => EventKind::Suspended,
             Self::RunResumed { .. } => EventKind::RunResumed,
             Self::Answered { .. } => EventKind::Completed,
         }

@@ -62,6 +62,7 @@ kinds! {
     RunResumed = 33, "run_resumed";
     BashInvoked = 34, "bash_invoked";
     BashCompleted = 35, "bash_completed";
+    Suspended = 36, "suspended";
 }
 
 impl EventKind {
@@ -72,7 +73,7 @@ impl EventKind {
 
     /// Whether an event of this type is the last one of its run's stream.
     pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled | Self::Suspended)
     }
 
     /// A set with this type alone: one bit.

@@ -41,6 +41,7 @@ struct RunState<'a> {
     changes: Vec<&'a Changes>,
     calls: BTreeMap<&'a str, &'a CallRecord>,
     end: Option<End<'a>>,
+    releases: bool,
 }
 
 /// How a run ended: its status, when, and the error object if it failed.
@@ -79,7 +80,9 @@ impl<'a> Batch<'a> {
             changes: Vec::new(),
             calls: BTreeMap::new(),
             end: None,
+            releases: false,
         });
+        state.releases |= write.releases;
         state.blocks.extend(&write.block);
         state.changes.extend(&write.changes);
         state.calls.extend(write.calls.iter().map(|call| (call.id.as_str(), call)));
@@ -199,7 +202,8 @@ impl<'a> Batch<'a> {
     /// Tells those that others have taken over.
     fn lose(&mut self, owned: &HashMap<String, i64>, commits: &[bool]) {
         for (run_id, run) in &self.runs {
-            if !owned.contains_key(run_id.as_str()) {
+            // A run that was released belongs to no runtime: the batch was written before, and its answer was lost.
+            if !owned.contains_key(run_id.as_str()) && !run.releases {
                 run.write.lose(
                     Error::new(Status::Persistence, format!("another runtime has taken the run {run_id:?} over"))
                         .with_code("run_taken_over")
@@ -338,6 +342,7 @@ struct StepRows<'a> {
     results: Vec<Option<String>>,
     ended: Vec<i64>,
     ended_ids: Vec<&'a str>,
+    released: Vec<i64>,
 }
 
 impl<'a> StepRows<'a> {
@@ -351,6 +356,9 @@ impl<'a> StepRows<'a> {
                     rows.ended_ids.push(run_id.as_str());
                 }
                 continue;
+            }
+            if run.releases {
+                rows.released.push(*row);
             }
             for change in &run.changes {
                 rows.changes.push((*row, number(change.from as u64), number(change.len() as u64), &change.entries));
@@ -375,6 +383,9 @@ impl<'a> StepRows<'a> {
             parameters.extend(self.calls.iter().map(|column| column as &(dyn ToSql + Sync)));
             parameters.push(&self.results);
             work.push(Sent::new(&statements.calls, parameters));
+        }
+        if !self.released.is_empty() {
+            work.push(Sent::new(&statements.release, vec![&self.released]));
         }
         if !self.ended.is_empty() {
             work.push(Sent::new(&statements.forget_entries, vec![&self.ended]));
@@ -485,6 +496,7 @@ statements! {
     calls: "INSERT INTO calls (run, call_id, name, effect, result) \
             SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[]) \
             ON CONFLICT (run, call_id) DO UPDATE SET result = excluded.result";
+    release: "UPDATE runs SET owner = '' WHERE id = ANY ($1)";
     forget_entries: "DELETE FROM run_entries WHERE run = ANY ($1)";
     forget_calls: "DELETE FROM calls WHERE run = ANY ($1)";
     forget_heads: "DELETE FROM heads WHERE run_id = ANY ($1)";

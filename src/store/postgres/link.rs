@@ -28,7 +28,8 @@ pub const UNWAITED: &str = "SET synchronous_commit = off";
 
 /// See the module's head.
 pub struct Link {
-    handle: Handle,
+    /// None once it has ended: the handle keeps descriptors of its runtime open.
+    handle: Mutex<Option<Handle>>,
     pool: Pool,
     address: Arc<Address>,
     thread: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
@@ -63,20 +64,23 @@ impl Link {
             })
             .map_err(|error| Error::new(Status::Persistence, format!("no thread for the database: {error}")))?;
         let thread = Mutex::new(Some((stop, thread)));
-        Ok(Self { handle, pool, address: Arc::new(address), thread })
+        Ok(Self { handle: Mutex::new(Some(handle)), pool, address: Arc::new(address), thread })
+    }
+
+    fn handle(&self) -> Result<Handle> {
+        self.handle.lock().clone().ok_or_else(closed)
     }
 
     /// Runs a future to its end; on a thread that may block.
-    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        self.handle.block_on(future)
+    pub fn block_on<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
+        self.handle()?.block_on(future)
     }
 
-    /// Lets a future run on the link's own thread.
-    pub fn spawn<T: Send + 'static>(
-        &self,
-        future: impl Future<Output = T> + Send + 'static,
-    ) -> tokio::task::JoinHandle<T> {
-        spawn_on(&self.handle, future)
+    /// Lets a future run on the link's own thread. After the link's end it is dropped.
+    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        if let Ok(handle) = self.handle() {
+            drop(spawn_on(&handle, future));
+        }
     }
 
     /// Runs a future on the link's own thread, and waits for it without caring where the caller is.
@@ -92,7 +96,7 @@ impl Link {
     pub async fn client(&self) -> Result<Object> {
         let pool = self.pool.clone();
         // Where the connection is made, its task is spawned.
-        let got = self.spawn(async move { pool.get().await }).await;
+        let got = spawn_on(&self.handle()?, async move { pool.get().await }).await;
         got.map_err(|_| closed())?.map_err(|error| match error {
             PoolError::Backend(error) => failed(&error),
             PoolError::Timeout(_) => unavailable("no connection was free for a long time"),
@@ -108,7 +112,7 @@ impl Link {
     /// A connection that is nobody else's.
     pub async fn own_client(&self) -> Result<ClientWrapper> {
         let address = Arc::clone(&self.address);
-        let connected = self.spawn(async move { connect(&address).await });
+        let connected = spawn_on(&self.handle()?, async move { connect(&address).await });
         connected.await.map_err(|_| closed())?
     }
 
@@ -120,6 +124,7 @@ impl Link {
     /// Ends the thread, and with it every connection.
     pub fn stop(&self) {
         self.pool.close();
+        drop(self.handle.lock().take());
         if let Some((stop, thread)) = self.thread.lock().take() {
             drop(stop);
             // It ends by itself; a panic there was told already.

@@ -142,11 +142,14 @@ impl Backend for Postgres {
         self.write(async |writer| writer.remove_dead_letters(ids).await)
     }
 
-    fn close(&self) {
+    fn close(&self) -> Result<()> {
         if let Err(error) = self.leases.end() {
             tracing::warn!("this runtime's leases end by themselves: {error}");
         }
         self.link.stop();
+        // A connection keeps the descriptors of its runtime open.
+        self.writer.lock().disconnect();
+        Ok(())
     }
 
     fn lock_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<SessionLock>> {

@@ -24,6 +24,11 @@ impl WriteConnection {
         Self { link, client: None, notices }
     }
 
+    /// Gives the connection up.
+    pub fn disconnect(&mut self) {
+        self.client = None;
+    }
+
     /// Does something on the connection. One on which anything failed is given up, with its transaction.
     pub async fn with<T>(&mut self, work: impl AsyncFnOnce(&ClientWrapper) -> Result<T>) -> Result<T> {
         let client = match self.client.take().filter(|client| !client.is_closed()) {

@@ -105,7 +105,7 @@ impl Sqlite {
 
     /// The right to forward the database, which one runtime at a time has; none if another one has it.
     pub fn lock_forwarding(&self) -> Result<Option<SessionLock>> {
-        match &self.locks {
+        match self.locks()? {
             None => Ok(Some(Arc::new(()))),
             Some(locks) => locks.try_lock(locks::forwarder()),
         }

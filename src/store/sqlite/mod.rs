@@ -10,6 +10,7 @@
 
 mod care;
 mod changes;
+mod file;
 mod locks;
 mod read;
 #[cfg(feature = "object-store")]
@@ -25,6 +26,7 @@ use super::record::{
 use super::{BlobId, EventBlock};
 use crate::types::{AgentId, Error, Result, RunId, SessionId, Status};
 pub use changes::{Forwarding, Pending};
+use file::OpenFile;
 use futures_util::future::BoxFuture;
 use locks::Locks;
 use parking_lot::Mutex;
@@ -51,14 +53,18 @@ pub const SCHEMA: usize = schema::STEPS.len();
 /// See the module's head.
 pub struct Sqlite {
     /// None for a database in memory.
+    file: Option<Arc<OpenFile>>,
     path: Option<PathBuf>,
-    writer: Mutex<write::WriteConnection>,
-    readers: Mutex<Vec<Connection>>,
-    locks: Option<Locks>,
+    /// None once it is closed.
+    writer: Mutex<Option<write::WriteConnection>>,
+    /// Connections that are not in use; none once it is closed.
+    readers: Mutex<Option<Vec<Connection>>>,
+    /// None once it is closed.
+    locks: Mutex<Option<Arc<Locks>>>,
     /// Items were committed.
     committed: Notify,
-    /// Held as long as this runtime lives.
-    _alive: Option<SessionLock>,
+    /// Held until it is closed: other runtimes see by it that this one is open.
+    alive: Mutex<Option<SessionLock>>,
 }
 
 impl Sqlite {
@@ -77,35 +83,56 @@ impl Sqlite {
             None => None,
             Some(locks) => locks.try_lock(locks::runtime(owner))?,
         };
+        let open_file = (!in_memory).then(|| Arc::new(OpenFile::new(&file)));
         Ok(Self {
+            writer: Mutex::new(Some(write::WriteConnection::new(connection, open_file.clone()))),
+            file: open_file,
             path: (!in_memory).then_some(file),
-            writer: Mutex::new(write::WriteConnection::new(connection)),
-            readers: Mutex::default(),
-            locks,
+            readers: Mutex::new(Some(Vec::new())),
+            locks: Mutex::new(locks.map(Arc::new)),
             committed: Notify::new(),
-            _alive: alive,
+            alive: Mutex::new(alive),
         })
     }
 
     /// Reads on a connection of its own; on the writer's, if the database is in memory.
     fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let Some(path) = &self.path else { return read(&self.writer.lock().connection) };
-        let kept = self.readers.lock().pop();
+        let (Some(path), Some(file)) = (&self.path, &self.file) else {
+            return self.write(|writer| read(&writer.connection));
+        };
+        file.known()?;
+        let kept = self.readers.lock().as_mut().ok_or_else(closed)?.pop();
         let connection = match kept {
             Some(connection) => connection,
             None => open(Some(path), false).map_err(failed)?,
         };
         let found = read(&connection);
-        let mut readers = self.readers.lock();
-        if readers.len() < MOST_READERS {
+        // Closed meanwhile: the connection is closed, too.
+        if let Some(readers) = self.readers.lock().as_mut()
+            && readers.len() < MOST_READERS
+        {
             readers.push(connection);
         }
         found
     }
 
     fn write<T>(&self, write: impl FnOnce(&mut write::WriteConnection) -> Result<T>) -> Result<T> {
-        write(&mut self.writer.lock())
+        let mut writer = self.writer.lock();
+        write(writer.as_mut().ok_or_else(closed)?)
     }
+
+    /// The locks beside the file; none for a database in memory.
+    fn locks(&self) -> Result<Option<Arc<Locks>>> {
+        let locks = self.locks.lock().clone();
+        match (locks, &self.path) {
+            (None, Some(_)) => Err(closed()),
+            (locks, _) => Ok(locks),
+        }
+    }
+}
+
+fn closed() -> Error {
+    Error::new(Status::Persistence, "the store is closed").with_code("store_closed")
 }
 
 /// A read, done where it was asked for: they are short.
@@ -170,8 +197,18 @@ impl Backend for Sqlite {
         self.write(|writer| writer.remove_dead_letters(ids))
     }
 
-    fn close(&self) {
-        // The locks go with the files.
+    /// The connection that closes last puts all that is in the `-wal` file into the database and removes that file. It must be
+    /// one that may write.
+    fn close(&self) -> Result<()> {
+        drop(self.readers.lock().take());
+        let writer = self.writer.lock().take();
+        let closed = match writer {
+            Some(writer) => writer.close(),
+            None => Ok(()),
+        };
+        drop(self.alive.lock().take());
+        drop(self.locks.lock().take());
+        closed
     }
 
     fn lock_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<SessionLock>> {
@@ -188,9 +225,10 @@ impl Backend for Sqlite {
     }
 
     fn try_lock_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Option<SessionLock>>> {
-        ready!(match &self.locks {
-            None => Ok(Some(Arc::new(()) as SessionLock)),
-            Some(locks) => locks.try_lock(locks::session(key)),
+        ready!(match self.locks() {
+            Err(error) => Err(error),
+            Ok(None) => Ok(Some(Arc::new(()) as SessionLock)),
+            Ok(Some(locks)) => locks.try_lock(locks::session(key)),
         })
     }
 
@@ -272,7 +310,10 @@ impl Backend for Sqlite {
     }
 
     fn verify(&self) -> BoxFuture<'_, Result<Vec<Problem>>> {
-        ready!(self.read(care::verify))
+        ready!(self.verify_file().and_then(|problem| match problem {
+            Some(problem) => Ok(vec![problem]),
+            None => self.read(care::verify),
+        }))
     }
 
     fn size(&self) -> BoxFuture<'_, Result<StoreSize>> {
@@ -281,8 +322,19 @@ impl Backend for Sqlite {
 }
 
 impl Sqlite {
+    /// What is wrong with the file itself.
+    fn verify_file(&self) -> Result<Option<Problem>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let checked = self.write(|writer| Ok(file.check(&writer.connection)))?;
+        Ok(checked.err().map(|error| Problem { part: "file", id: None, message: error.message().to_owned() }))
+    }
+
     fn lives(&self, owner: &str) -> Result<bool> {
-        self.locks.as_ref().map_or(Ok(true), |locks| locks.is_locked(locks::runtime(owner)))
+        if owner.is_empty() {
+            // A run that was released: no runtime has this name.
+            return Ok(false);
+        }
+        self.locks()?.map_or(Ok(true), |locks| locks.is_locked(locks::runtime(owner)))
     }
 }
 

@@ -4,26 +4,40 @@ use super::super::backend::Item;
 use super::super::record::{DeadLetter, Head, HeadKey, RunStatus, SessionCommit, SessionKey};
 use super::super::run_log::RunWrite;
 use super::super::{EventBlock, no_such_entry, session_exists};
+use super::file::OpenFile;
 use super::{changes, failed};
 use crate::store::record::number;
 use crate::types::{Changes, Result, RunId, SessionId, now_ms};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// See the module's head.
 pub struct WriteConnection {
     pub connection: Connection,
+    /// None for a database in memory.
+    file: Option<Arc<OpenFile>>,
     /// Whether commits wait for the disk.
     is_durable: Option<bool>,
 }
 
 impl WriteConnection {
-    pub fn new(connection: Connection) -> Self {
-        Self { connection, is_durable: None }
+    pub fn new(connection: Connection, file: Option<Arc<OpenFile>>) -> Self {
+        Self { connection, file, is_durable: None }
+    }
+
+    /// Closes the connection. An error: it could not, or the file is not the one that was opened.
+    pub fn close(self) -> Result<()> {
+        let checked = self.file.as_ref().map_or(Ok(()), |file| file.check(&self.connection));
+        self.connection.close().map_err(|(_, error)| failed(error))?;
+        checked
     }
 
     /// Does something in one transaction, or not at all.
     pub fn transaction<T>(&mut self, durable: bool, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        if let Some(file) = &self.file {
+            file.known()?;
+        }
         if self.is_durable != Some(durable) {
             let mode = if durable { "FULL" } else { "NORMAL" };
             self.connection.pragma_update(None, "synchronous", mode).map_err(failed)?;
@@ -33,6 +47,9 @@ impl WriteConnection {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         let done = work(&transaction)?;
         transaction.commit().map_err(failed)?;
+        if let Some(file) = &self.file {
+            file.check(&self.connection)?;
+        }
         Ok(done)
     }
 
@@ -233,6 +250,9 @@ fn write_run(transaction: &Transaction<'_>, run: &RunWrite) -> rusqlite::Result<
                  ON CONFLICT DO UPDATE SET result = excluded.result",
             )?
             .execute(params![row, call.id.as_str(), call.name, call.effect, result])?;
+    }
+    if run.releases {
+        transaction.prepare_cached("UPDATE runs SET owner = '' WHERE id = ?")?.execute([row])?;
     }
     if run.makes_row {
         // The row was made as the run is now.
