@@ -1,5 +1,15 @@
 /* What outlives a run and its process: sessions, runs and events in a database, as a C program sees them. */
 #include "t.h"
+#include <stdatomic.h>
+#include <sys/syscall.h>
+
+/* SQLite waits for the disk by this function; the library finds the one of the program first. */
+static atomic_int waits_for_the_disk;
+
+int fdatasync(int fd) {
+    atomic_fetch_add(&waits_for_the_disk, 1);
+    return (int)syscall(SYS_fdatasync, fd);
+}
 
 #define IN(session) js("{'agent':'a','input':'hi','session':'%s'}", session)
 
@@ -39,6 +49,83 @@ TEST(the_default_is_a_database_in_the_working_directory) {
     CHECK_STR("sqlite", json_str(info(rt), "store.backend"));
     CHECK_STR("true", json_raw(info(rt), "store.ok"));
     finish(rt);
+}
+
+TEST(sync_and_exit_wait_for_the_disk_and_async_does_not) {
+    par_runtime_t *rt = opened(NULL, NULL);
+    int before, i;
+    invoke(rt, IN("s"));
+    sleep_ms(100); /* the first write makes the tables' files durable */
+    for (i = 0; i < 3; i++) {
+        before = atomic_load(&waits_for_the_disk);
+        invoke(rt, js("{'agent':'a','input':'hi','session':'s','durability':'sync'}"));
+        CHECK(atomic_load(&waits_for_the_disk) > before);
+        before = atomic_load(&waits_for_the_disk);
+        invoke(rt, js("{'agent':'a','input':'hi','session':'s','durability':'exit'}"));
+        CHECK(atomic_load(&waits_for_the_disk) > before);
+    }
+    before = atomic_load(&waits_for_the_disk);
+    for (i = 0; i < 10; i++) invoke(rt, IN("s"));
+    did(rt, "sessions.get", js("{'session':'s'}")); /* all of it is written when this is answered */
+    CHECK_INT(before, atomic_load(&waits_for_the_disk));
+    finish(rt);
+}
+
+TEST(closed_the_database_is_one_file) {
+    par_runtime_t *rt = opened(NULL, NULL);
+    invoke(rt, IN("s"));
+    ST(PAR_OK, par_runtime_close(rt, 10000, &E));
+    CHECK_INT(0, access("test.db", F_OK));
+    CHECK_INT(-1, access("test.db-wal", F_OK));
+    CHECK_INT(-1, access("test.db-shm", F_OK));
+    par_runtime_free(rt);
+}
+
+TEST(closing_suspends_and_the_next_runtime_resumes) {
+    static const char *const turns = "[{'tool_calls':[{'id':'c','name':'t','input':{'a':1,'b':2}}]},{'text':'done'}]";
+    par_runtime_t *rt = opened(turns, NULL);
+    par_stream_t *s = NULL;
+    struct seen seen;
+    char id[64];
+    int round;
+    for (round = 0; round < 2; round++) {
+        tool(rt, "t", ",'permission':'confirm'");
+        agent(rt, "a", "['t']");
+        if (round == 0) {
+            s = start(rt, js("{'agent':'a','input':'go','run_id':'r'}"));
+            snprintf(id, sizeof id, "%s", json_str(until(s, "approval_request"), "approval_id"));
+            TAKES(0, 5000, ST(PAR_OK, par_runtime_close(rt, 10000, &E))); /* a person is not waited for */
+            CHECK_INT(1, json_int(info(rt), "close.runs_suspended"));
+            CHECK_INT(0, json_int(info(rt), "close.runs_cancelled"));
+            seen = drive(s, NULL, NULL);
+            CHECK(is(seen.terminal, "suspended"));
+            CHECK_STR("closing", json_str(seen.terminal, "reason"));
+            CHECK_INT(PAR_ERR_CLOSED, result_status(s));
+            par_stream_free(s);
+            par_runtime_free(rt);
+            rt = opened(turns, NULL);
+        } else {
+            CHECK_STR(id, json_str(did(rt, "approvals.list", "{}"), "items.0.approval_id"));
+            ST(PAR_OK, par_approval_resolve(rt, id, PAR_NTS, "\"reject\"", PAR_NTS, &E));
+            CHECK_STR("done", json_str(did(rt, "runs.resume", js("{'run_id':'r'}")), "text"));
+        }
+    }
+    whole(rt);
+    finish(rt);
+}
+
+TEST(a_replaced_database_is_noticed) {
+    par_runtime_t *rt = opened(NULL, js(",'durability':'sync'"));
+    char *out = NULL;
+    invoke(rt, IN("s"));
+    CHECK_INT(0, unlink("test.db"));
+    ST(PAR_ERR_PERSISTENCE, par_invoke(rt, IN("s"), PAR_NTS, 10000, &out, NULL, &E));
+    CHECK_HAS(par_error_json(E), "store_replaced");
+    CHECK_HAS(did(rt, "store.verify", "{}"), "'ok':false");
+    ST(PAR_ERR_PERSISTENCE, par_runtime_close(rt, 10000, &E));
+    CHECK_HAS(par_error_json(E), "store_replaced");
+    CHECK_HAS(par_error_message(E), "not written: ");
+    par_runtime_free(rt);
 }
 
 TEST(a_session_goes_on_in_the_next_runtime) {

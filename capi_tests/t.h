@@ -344,11 +344,13 @@ UNUSED static const char *json_str(const char *text, const char *path) {
 
 /* ---- a runtime on the mock provider --------------------------------------------------------------------------- */
 
-/* Nothing is kept, unless the config says so: most cases are about something else. */
+/* Nothing is kept, and closing drains nothing, unless the config says so: most cases are about something else. */
 UNUSED static par_runtime_t *runtime(const char *config) {
     par_runtime_t *rt = NULL;
     if (!strstr(config, "\"persistence\""))
         config = fmt("{\"persistence\":\"noop\"%s%s", config[1] == '}' ? "" : ",", config + 1);
+    if (!strstr(config, "\"shutdown\""))
+        config = fmt("{\"shutdown\":{\"drain_timeout\":0},%s", config + 1);
     ST(PAR_OK, par_runtime_create(PAR_ABI_VERSION, config, PAR_NTS, &rt, &E));
     return rt;
 }

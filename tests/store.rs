@@ -60,6 +60,31 @@ suite! {
     one_run_at_a_time_has_a_session,
     a_run_id_names_one_run_for_ever,
     what_is_written_at_the_end_keeps_nobody_waiting,
+    what_is_waited_for_is_committed_durably,
+}
+
+fn what_is_waited_for_is_committed_durably(place: Place) {
+    let runtime = place.open_with(json!([{"text": "one"}]), json!({}));
+    let durable = || runtime.info()["store"]["durable_commits"].as_u64().unwrap();
+    let request = |durability: &str| json!({"agent": "a", "input": "x", "durability": durability}).to_string();
+    // The first write is the thread's; the others may be the caller's own.
+    for round in 0..3 {
+        for durability in ["sync", "exit"] {
+            let before = durable();
+            runtime.invoke(&request(durability), None).unwrap();
+            assert!(durable() > before, "{durability}, blocking, round {round}");
+            let before = durable();
+            let stream = runtime.stream(&request(durability)).unwrap();
+            events(&stream);
+            assert!(durable() > before, "{durability}, streaming, round {round}");
+        }
+    }
+    let before = durable();
+    for _ in 0..20 {
+        runtime.invoke(&request("async"), None).unwrap();
+    }
+    assert_eq!(durable(), before, "nothing waits for the disk with async");
+    runtime.close(None).unwrap();
 }
 
 /// A schema of its own on a real server; none if there is no server to be had.

@@ -385,6 +385,7 @@ fn a_few_large_events_fill_the_buffer_like_many_small_ones() {
 fn runs_wait_for_a_subscription_that_blocks_and_close_does_not() {
     let text = "word ".repeat(200);
     let extra = json!({"limits": {"inbox_queue_events": 1}, "event_bus": {"buffer_capacity": 4},
+                       "shutdown": {"drain_timeout": 0},
                        "llm_providers": {"mock": {"type": "mock", "turns": [{"text": text}]}}});
     let runtime = Arc::new(open(extra));
     call(&runtime, "events.subscribe", json!({"name": "s", "overflow": "block"}));
@@ -414,7 +415,7 @@ fn runs_wait_for_a_subscription_that_blocks_and_close_does_not() {
     eventually("the buffer is full", || (count(&runtime, "s", "waiting") >= 4).then_some(()));
     assert!(!ended.load(Ordering::SeqCst));
     assert!(runtime.close(Some(LONG)).is_some());
-    assert_eq!(second.join().unwrap().unwrap_err().status(), Status::Cancelled);
+    assert_eq!(second.join().unwrap().unwrap_err().code(), Some("suspended"));
 }
 
 fn settle_and_drain(runtime: &Runtime) {
@@ -566,19 +567,22 @@ fn what_is_outstanding_when_a_subscription_ends_becomes_dead_letters() {
 }
 
 #[test]
-fn the_last_events_of_runs_that_closing_cancels_are_delivered() {
-    let folder = TempDir::new().unwrap();
-    let turns = json!([{"text": "never", "delay_ms": 600_000}]);
-    let extra = json!({"llm_providers": {"mock": {"type": "mock", "turns": turns}}});
-    let runtime = open_with(file(folder.path()), extra);
-    call(&runtime, "events.subscribe", json!({"name": "s", "types": ["cancelled"], "ack": true}));
-    let stream = runtime.stream(r#"{"agent": "a", "input": "x", "run_id": "r"}"#).unwrap();
-    while next(&stream).unwrap()["type"] != "turn_started" {}
-    close(runtime);
-    let runtime = open_with(file(folder.path()), json!({}));
-    let letters = dead_letters(&runtime);
-    assert_eq!((letters.len(), &letters[0]["event"]["run_id"]), (1, &"r".into()));
-    close(runtime);
+fn the_last_events_of_runs_that_closing_ends_are_delivered() {
+    for (on_unfinished, last) in [("cancel", "cancelled"), ("interrupt", "suspended")] {
+        let folder = TempDir::new().unwrap();
+        let turns = json!([{"text": "never", "delay_ms": 600_000}]);
+        let extra = json!({"shutdown": {"drain_timeout": 0, "on_unfinished": on_unfinished},
+                           "llm_providers": {"mock": {"type": "mock", "turns": turns}}});
+        let runtime = open_with(file(folder.path()), extra);
+        call(&runtime, "events.subscribe", json!({"name": "s", "types": [last], "ack": true}));
+        let stream = runtime.stream(r#"{"agent": "a", "input": "x", "run_id": "r"}"#).unwrap();
+        while next(&stream).unwrap()["type"] != "turn_started" {}
+        close(runtime);
+        let runtime = open_with(file(folder.path()), json!({}));
+        let letters = dead_letters(&runtime);
+        assert_eq!((letters.len(), &letters[0]["event"]["type"]), (1, &last.into()));
+        close(runtime);
+    }
 }
 
 #[test]

@@ -253,6 +253,73 @@ fn look(folder: &Path, persistence: &Value, acknowledged: &Acknowledged) {
     runtime.close(None).unwrap();
 }
 
+#[test]
+fn child_asks() {
+    let Some(persistence) = std::env::var_os("PAR_TORTURE_ASKS") else { return };
+    let run_id = std::env::var("PAR_TORTURE_ROUND").unwrap();
+    let config = json!({"persistence": serde_json::from_str::<Value>(persistence.to_str().unwrap()).unwrap(),
+        "llm_providers": {"mock": {"type": "mock", "turns": [{"tool_calls": [{"id": "c", "name": "t", "input": {}}]}]}}});
+    let runtime = Runtime::create(&config.to_string()).unwrap();
+    runtime.register_tool(r#"{"name": "t", "description": "d", "permission": "confirm"}"#).unwrap();
+    runtime.register_agent(r#"{"id": "a", "model": "mock/m", "tools": ["t"]}"#).unwrap();
+    let stream = runtime.stream(&json!({"agent": "a", "input": "go", "run_id": run_id}).to_string()).unwrap();
+    while let Some(event) = next(&stream) {
+        if event["type"] == "approval_request" {
+            writeln!(std::io::stdout(), "asked {} {}", event["approval_id"].as_str().unwrap(), event["seq"]).unwrap();
+            break;
+        }
+    }
+    // Until it is killed.
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+/// Kills a process as soon as it has shown a question. The question waits in the next process, and its event is stored.
+fn asks(persistence: &Value) {
+    for round in 0..kills(10).min(30) {
+        let run_id = format!("asks-{round}");
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["child_asks", "--exact", "--nocapture", "--test-threads=1"])
+            .env("PAR_TORTURE_ASKS", persistence.to_string())
+            .env("PAR_TORTURE_ROUND", &run_id)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let asked = lines.map_while(Result::ok).find_map(|line| line.split_once("asked ").map(|(_, id)| id.to_owned()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let asked = asked.expect("a question");
+        let (id, seq) = asked.split_once(' ').unwrap();
+        let config = json!({"persistence": persistence});
+        let runtime = while_away(|| Runtime::create(&config.to_string()));
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            // In PostgreSQL its lease has to run out first.
+            let waiting = call(&runtime, "approvals.list", json!({}));
+            if waiting["items"].as_array().unwrap().iter().any(|question| question["approval_id"] == id) {
+                break;
+            }
+            assert!(std::time::Instant::now() < until, "the question {id} is lost: {waiting}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let stored = call(&runtime, "events.query", json!({"run_id": run_id, "types": ["approval_request"]}));
+        assert_eq!(stored["items"][0]["seq"].to_string(), seq, "{stored}");
+        call(&runtime, "runs.abandon", json!({"run_id": run_id}));
+        runtime.close(None).unwrap();
+    }
+}
+
+#[test]
+fn a_question_that_was_shown_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    asks(&json!({"type": "sqlite", "path": folder.path().join("par.db")}));
+    if let Some(server) = support::postgres::shared() {
+        let mut persistence = server.persistence();
+        persistence["lease_seconds"] = json!(0.5);
+        asks(&persistence);
+    }
+}
+
 /// Moments, always the same ones.
 struct Moments(u64);
 

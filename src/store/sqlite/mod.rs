@@ -35,11 +35,15 @@ pub use restore::Restored;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How long SQLite waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long opening tries while other processes make the database, or hold it.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long it sleeps between two tries.
+const OPEN_DELAY: Duration = Duration::from_millis(10);
 /// How long it sleeps between two looks whether a session is free.
 const LOCK_DELAYS: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(50)];
 /// How long whoever follows the events sleeps between two looks at what other processes have committed.
@@ -75,9 +79,19 @@ impl Sqlite {
         if !in_memory {
             make_private(&file)?;
         }
-        let mut connection =
-            open(if in_memory { None } else { Some(&file) }, true).map_err(|error| at(&file, error))?;
-        schema::prepare(&mut connection, in_memory).map_err(|error| about(&file, error))?;
+        let until = Instant::now() + OPEN_TIMEOUT;
+        let connection = loop {
+            let mut connection =
+                open(if in_memory { None } else { Some(&file) }, true).map_err(|error| at(&file, error))?;
+            match schema::prepare(&mut connection, in_memory) {
+                Ok(()) => break connection,
+                // SQLite does not wait where two that make a database could wait for each other.
+                Err(error) if error.code() == Some("store_busy") && Instant::now() < until => {
+                    std::thread::sleep(OPEN_DELAY);
+                }
+                Err(error) => return Err(about(&file, error)),
+            }
+        };
         let locks = if in_memory { None } else { Some(Locks::open(&file)?) };
         let alive = match &locks {
             None => None,

@@ -54,11 +54,18 @@ class Runtime:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, error, *_):
+        if error is not None:
+            # The block failed: runs are not given time to end by themselves. The wait is in `close`.
+            check(lib.par_runtime_close, self._handle, 0)
         self.close()
 
-    def close(self, timeout: "float | None" = 10.0) -> bool:
-        """Closes the runtime; false if that goes on in the background after the timeout (seconds, None for ever)."""
+    def close(self, timeout: "float | None" = 60.0) -> bool:
+        """Closes the runtime; false if that goes on in the background after the timeout (seconds, None for ever).
+
+        Runs may end by themselves for `shutdown.drain_timeout` (30 seconds by default), or for most of the timeout if that is
+        shorter. Then those that are stored are suspended, to be resumed later, and the others are cancelled.
+        """
         closed = True  # also if it fails: then it has found something to complain about, and closed all the same
         try:
             closed = check(lib.par_runtime_close, self._handle, _milliseconds(timeout)) == _abi.OK
