@@ -4,10 +4,13 @@
 //! them: a piece with an index belongs to that index, unless it brings another non-empty id; a piece without an index
 //! belongs to the open call, unless it brings another id or name; names are set once; arguments concatenate.
 
+use super::call_ids::CallIds;
 use super::openai_chat::{Details, FAMILY};
+use super::whole::WholeJson;
 use super::{DeltaSink, ModelAnswer};
 use crate::types::{FinishReason, Opaque, Part, ToolCall, ToolCallId, Transcript, Usage};
 use serde_json::value::RawValue;
+use std::collections::HashMap;
 
 /// One piece of a tool call, as a decoder found it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,10 +29,14 @@ pub struct CallPiece<'a> {
 
 /// See the module's head.
 pub struct Assembler<'a> {
-    transcript: &'a Transcript,
+    ids: CallIds<'a>,
     text: String,
     reasoning: String,
     calls: Vec<Slot>,
+    /// The newest call of each index.
+    by_index: HashMap<u32, usize>,
+    /// The newest call of each id of the server.
+    by_wire_id: HashMap<String, usize>,
     finish_reason: Option<FinishReason>,
     usage: Usage,
     model: String,
@@ -37,12 +44,12 @@ pub struct Assembler<'a> {
 }
 
 struct Slot {
-    index: Option<u32>,
     /// The server's own id, by which later pieces are recognized.
     wire_id: String,
     id: ToolCallId,
     name: String,
     arguments: String,
+    whole: WholeJson,
     extra: Option<String>,
     announced: bool,
 }
@@ -51,10 +58,12 @@ impl<'a> Assembler<'a> {
     /// An empty answer that will be appended to `transcript`.
     pub fn new(transcript: &'a Transcript) -> Self {
         Self {
-            transcript,
+            ids: CallIds::new(transcript),
             text: String::new(),
             reasoning: String::new(),
             calls: Vec::new(),
+            by_index: HashMap::new(),
+            by_wire_id: HashMap::new(),
             finish_reason: None,
             usage: Usage::default(),
             model: String::new(),
@@ -85,17 +94,23 @@ impl<'a> Assembler<'a> {
         let at = match self.slot_of(piece.index, wire_id, name) {
             Some(at) => at,
             None => {
-                let id = self.mint(wire_id);
+                let at = self.calls.len();
                 self.calls.push(Slot {
-                    index: piece.index,
                     wire_id: wire_id.to_owned(),
-                    id,
+                    id: self.ids.mint(wire_id, at + 1),
                     name: String::new(),
                     arguments: String::new(),
+                    whole: WholeJson::default(),
                     extra: None,
                     announced: false,
                 });
-                self.calls.len() - 1
+                if let Some(index) = piece.index {
+                    self.by_index.insert(index, at);
+                }
+                if !wire_id.is_empty() {
+                    self.by_wire_id.insert(wire_id.to_owned(), at);
+                }
+                at
             }
         };
         let Some(slot) = self.calls.get_mut(at) else { return };
@@ -105,6 +120,8 @@ impl<'a> Assembler<'a> {
         if slot.wire_id.is_empty() && !wire_id.is_empty() {
             // The id came late; the call keeps the one it was announced by.
             slot.wire_id.push_str(wire_id);
+            let newest = self.by_wire_id.entry(wire_id.to_owned()).or_insert(at);
+            *newest = at.max(*newest);
         }
         if !slot.announced && !slot.name.is_empty() {
             slot.announced = true;
@@ -186,44 +203,25 @@ impl<'a> Assembler<'a> {
         ModelAnswer { parts, finish_reason, usage: self.usage, model: self.model }
     }
 
-    fn slot_of(&self, index: Option<u32>, wire_id: &str, name: &str) -> Option<usize> {
+    fn slot_of(&mut self, index: Option<u32>, wire_id: &str, name: &str) -> Option<usize> {
         let differs = |slot: &Slot| !wire_id.is_empty() && !slot.wire_id.is_empty() && slot.wire_id != wire_id;
         match index {
             Some(index) => {
                 // The newest call of that index: an older one was closed by another id.
-                let at = self.calls.iter().rposition(|slot| slot.index == Some(index))?;
+                let at = *self.by_index.get(&index)?;
                 self.calls.get(at).filter(|slot| !differs(slot)).map(|_| at)
             }
             None => {
-                if !wire_id.is_empty()
-                    && let Some(at) = self.calls.iter().rposition(|slot| slot.wire_id == wire_id)
-                {
-                    return Some(at);
+                if let Some(at) = self.by_wire_id.get(wire_id) {
+                    return Some(*at);
                 }
-                let open = self.calls.last()?;
+                let last = self.calls.len().checked_sub(1)?;
+                let open = self.calls.last_mut()?;
                 let names_another = !name.is_empty() && !open.name.is_empty() && open.name != name;
                 // Without an index or id, a second mention of the name with whole arguments before it is a new call.
-                let whole = !name.is_empty()
-                    && wire_id.is_empty()
-                    && serde_json::from_str::<serde::de::IgnoredAny>(&open.arguments).is_ok();
-                (!differs(open) && !names_another && !whole).then(|| self.calls.len() - 1)
+                let is_whole = !name.is_empty() && wire_id.is_empty() && open.whole.is_whole(&open.arguments);
+                (!differs(open) && !names_another && !is_whole).then_some(last)
             }
         }
-    }
-
-    /// The server's id if it is new here, else one that is.
-    fn mint(&self, wire_id: &str) -> ToolCallId {
-        let taken = |id: &ToolCallId| self.transcript.has_call(id) || self.calls.iter().any(|slot| slot.id == *id);
-        if !wire_id.is_empty() {
-            let id = ToolCallId::from(wire_id);
-            if !taken(&id) {
-                return id;
-            }
-        }
-        let base = if wire_id.is_empty() { "call" } else { wire_id };
-        (self.calls.len() + 1..)
-            .map(|n| ToolCallId::from(format!("{base}_{}", self.transcript.len() + n)))
-            .find(|id| !taken(id))
-            .unwrap_or_else(|| ToolCallId::from(base))
     }
 }

@@ -14,6 +14,7 @@ pub mod anthropic;
 mod assemble;
 mod breaker;
 mod cache;
+mod call_ids;
 mod classify;
 mod embed;
 mod frame;
@@ -35,6 +36,7 @@ mod server;
 mod sse;
 #[cfg(test)]
 mod testing;
+mod whole;
 
 pub use assemble::Assembler;
 pub use cache::{CacheRules, check_cache_points};

@@ -4,6 +4,7 @@
 //! understands stand relative to each other is part of what must be sent back. A decoder opens a block, adds to it,
 //! and attaches what its provider wants back with it; adding to a block tells the sink what the block's kind says.
 
+use super::call_ids::CallIds;
 use super::{DeltaSink, ModelAnswer};
 use crate::types::{FinishReason, Opaque, Part, ToolCall, ToolCallId, Transcript, Usage};
 
@@ -14,8 +15,12 @@ pub struct BlockId(usize);
 /// See the module's head.
 pub struct Parts<'a> {
     family: &'static str,
-    transcript: &'a Transcript,
+    ids: CallIds<'a>,
     blocks: Vec<Block>,
+    /// The last block of text that was added to.
+    last_told: Option<usize>,
+    /// Whether anything was said: text, a call, or what only the provider understands.
+    has_content: bool,
     finish_reason: Option<FinishReason>,
     usage: Usage,
     model: String,
@@ -48,8 +53,10 @@ impl<'a> Parts<'a> {
     pub fn new(family: &'static str, transcript: &'a Transcript) -> Self {
         Self {
             family,
-            transcript,
+            ids: CallIds::new(transcript),
             blocks: Vec::new(),
+            last_told: None,
+            has_content: false,
             finish_reason: None,
             usage: Usage::default(),
             model: String::new(),
@@ -69,7 +76,7 @@ impl<'a> Parts<'a> {
 
     /// Opens a tool call. Its id is the server's if that is new here, else one that is.
     pub fn open_call(&mut self, wire_id: &str, name: &str, sink: &mut dyn DeltaSink) -> BlockId {
-        let id = self.mint(wire_id);
+        let id = self.ids.mint(wire_id, self.blocks.len() + 1);
         if !name.is_empty() {
             sink.tool_call_start(&id, name);
         }
@@ -92,16 +99,18 @@ impl<'a> Parts<'a> {
 
     /// Adds to a block: text, reasoning, or arguments, as the block says.
     pub fn append(&mut self, block: BlockId, piece: &str, sink: &mut dyn DeltaSink) {
-        let later = self.blocks.get(block.0 + 1..).unwrap_or_default();
-        let is_told = |block: &Block| matches!(block.kind, Kind::Text) && !block.text.is_empty();
-        let is_between = later.iter().any(is_told);
-        let Some(block) = self.blocks.get_mut(block.0).filter(|_| !piece.is_empty()) else { return };
-        if is_between && matches!(block.kind, Kind::Text) && !self.has_told_order {
-            self.has_told_order = true;
-            sink.warning(
-                "stream_differs",
-                "texts of the answer came by turns; in the whole they stand one after the other",
-            );
+        let BlockId(at) = block;
+        let Some(block) = self.blocks.get_mut(at).filter(|_| !piece.is_empty()) else { return };
+        if matches!(block.kind, Kind::Text) {
+            if self.last_told.is_some_and(|last| last > at) && !self.has_told_order {
+                self.has_told_order = true;
+                sink.warning(
+                    "stream_differs",
+                    "texts of the answer came by turns; in the whole they stand one after the other",
+                );
+            }
+            self.last_told = self.last_told.max(Some(at));
+            self.has_content = true;
         }
         block.text.push_str(piece);
         match &block.kind {
@@ -152,6 +161,9 @@ impl<'a> Parts<'a> {
     /// Forgets everything: the server began its answer anew.
     pub fn restart(&mut self) {
         self.blocks.clear();
+        self.ids.restart();
+        self.last_told = None;
+        self.has_content = false;
         self.finish_reason = None;
         self.usage = Usage::default();
     }
@@ -163,11 +175,7 @@ impl<'a> Parts<'a> {
 
     /// Whether anything was said: text, a call, or what only the provider understands.
     pub fn has_content(&self) -> bool {
-        self.blocks.iter().any(|block| match &block.kind {
-            Kind::Text => !block.text.is_empty(),
-            Kind::Call { .. } | Kind::Opaque | Kind::Whole(_) => true,
-            Kind::Reasoning => false,
-        })
+        self.has_content
     }
 
     /// Why the model stopped, as far as it was told. The last word counts.
@@ -231,26 +239,8 @@ impl<'a> Parts<'a> {
     }
 
     fn open(&mut self, kind: Kind) -> BlockId {
+        self.has_content |= matches!(kind, Kind::Call { .. } | Kind::Opaque | Kind::Whole(_));
         self.blocks.push(Block { kind, text: String::new(), data: None });
         BlockId(self.blocks.len() - 1)
-    }
-
-    /// The server's id if it is new here, else one that is.
-    fn mint(&self, wire_id: &str) -> ToolCallId {
-        let taken = |id: &ToolCallId| {
-            self.transcript.has_call(id)
-                || self.blocks.iter().any(|block| matches!(&block.kind, Kind::Call { id: other, .. } if other == id))
-        };
-        if !wire_id.is_empty() {
-            let id = ToolCallId::from(wire_id);
-            if !taken(&id) {
-                return id;
-            }
-        }
-        let base = if wire_id.is_empty() { "call" } else { wire_id };
-        (self.blocks.len() + 1..)
-            .map(|n| ToolCallId::from(format!("{base}_{}", self.transcript.len() + n)))
-            .find(|id| !taken(id))
-            .unwrap_or_else(|| ToolCallId::from(base))
     }
 }

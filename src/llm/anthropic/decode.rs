@@ -13,13 +13,14 @@ use crate::llm::lenient::Fields;
 use crate::llm::{DeltaSink, Frame, ModelAnswer, Parts};
 use crate::types::{FinishReason, Transcript};
 use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 
 /// Reads one answer.
 pub struct Decoder<'a> {
     provider: &'a str,
     parts: Parts<'a>,
-    /// The blocks that may still grow.
-    open: Vec<Open>,
+    /// The blocks that may still grow, by their index.
+    open: BTreeMap<u64, Open>,
     message_id: Option<String>,
     usage: WireUsage,
     is_finished: bool,
@@ -31,7 +32,7 @@ impl<'a> Decoder<'a> {
         Self {
             provider,
             parts: Parts::new(FAMILY, transcript),
-            open: Vec::new(),
+            open: BTreeMap::new(),
             message_id: None,
             usage: WireUsage::default(),
             is_finished: false,
@@ -136,12 +137,12 @@ impl<'a> Decoder<'a> {
             Shape::Thinking => self.parts.append(block_id, &known.thinking, sink),
             Shape::ToolUse | Shape::Unknown => {}
         }
-        self.open.push(Open::new(index, block_id, shape, block.get()));
+        self.open.insert(index, Open::new(block_id, shape, block.get()));
     }
 
     fn delta(&mut self, event: &Event<'_>, data: &str, sink: &mut dyn DeltaSink) {
         let (index, delta) = (event.index.get(), &event.delta);
-        let Some(open) = self.open.iter_mut().rfind(|open| open.index == index) else {
+        let Some(open) = self.open.get_mut(&index) else {
             // The block's start was lost on the way.
             let block = match &*delta.r#type {
                 "text_delta" => r#"{"type":"text"}"#,
@@ -183,14 +184,13 @@ impl<'a> Decoder<'a> {
     }
 
     fn stop(&mut self, index: u64, sink: &mut dyn DeltaSink) {
-        if let Some(at) = self.open.iter().rposition(|open| open.index == index) {
-            let open = self.open.remove(at);
+        if let Some(open) = self.open.remove(&index) {
             self.close(&open, sink);
         }
     }
 
     fn close_all(&mut self, sink: &mut dyn DeltaSink) {
-        for open in std::mem::take(&mut self.open) {
+        for open in std::mem::take(&mut self.open).into_values() {
             self.close(&open, sink);
         }
     }

@@ -3,17 +3,18 @@
 
 use crate::llm::BlockId;
 use crate::llm::lenient::{Fields, Text};
+use indexmap::IndexMap;
 use serde_json::value::RawValue;
+use std::collections::HashSet;
 
 /// See the module's head.
 pub struct Open {
-    pub index: u64,
     pub block: BlockId,
     pub shape: Shape,
     /// The block's JSON as it began.
     start: String,
     /// What deltas made of the fields that are not the block's main text.
-    changes: Vec<(String, Change)>,
+    changes: IndexMap<String, Change>,
 }
 
 /// What kind of block it is.
@@ -42,16 +43,13 @@ enum Change {
 
 impl Open {
     /// A block that began with this JSON.
-    pub fn new(index: u64, block: BlockId, shape: Shape, start: &str) -> Self {
-        Self { index, block, shape, start: start.to_owned(), changes: Vec::new() }
+    pub fn new(block: BlockId, shape: Shape, start: &str) -> Self {
+        Self { block, shape, start: start.to_owned(), changes: IndexMap::new() }
     }
 
     /// The field is this now.
     pub fn set(&mut self, field: &str, json: String) {
-        match self.change(field) {
-            Some(change) => *change = Change::Set(json),
-            None => self.changes.push((field.to_owned(), Change::Set(json))),
-        }
+        self.changes.insert(field.to_owned(), Change::Set(json));
     }
 
     /// More JSON text of a field.
@@ -66,24 +64,24 @@ impl Open {
 
     /// One more element of a field that is an array.
     pub fn push(&mut self, field: &str, json: &str) {
-        match self.change(field) {
+        match self.changes.get_mut(field) {
             Some(Change::Push(items)) => items.push(json.to_owned()),
             Some(_) => {}
-            None => self.changes.push((field.to_owned(), Change::Push(vec![json.to_owned()]))),
+            None => {
+                self.changes.insert(field.to_owned(), Change::Push(vec![json.to_owned()]));
+            }
         }
     }
 
     /// A field that began to grow in one way goes on so.
     fn grow(&mut self, field: &str, how: fn(String) -> Change, piece: &str) {
-        match self.change(field) {
+        match self.changes.get_mut(field) {
             Some(Change::Json(text) | Change::Append(text)) => text.push_str(piece),
             Some(Change::Set(_) | Change::Push(_)) => {}
-            None => self.changes.push((field.to_owned(), how(piece.to_owned()))),
+            None => {
+                self.changes.insert(field.to_owned(), how(piece.to_owned()));
+            }
         }
-    }
-
-    fn change(&mut self, field: &str) -> Option<&mut Change> {
-        self.changes.iter_mut().find(|(name, _)| name == field).map(|(_, change)| change)
     }
 
     /// The block's JSON with what its deltas changed; untouched if they changed nothing.
@@ -93,11 +91,12 @@ impl Open {
         };
         let mut folded = Vec::with_capacity(fields.0.len() + self.changes.len());
         for (key, value) in &fields.0 {
-            let change = self.changes.iter().find(|(name, _)| name == key).map(|(_, change)| change);
+            let change = self.changes.get(&**key);
             folded.push((&**key, change.map_or_else(|| value.get().to_owned(), |change| change.apply(value.get()))));
         }
+        let known: HashSet<&str> = fields.0.iter().map(|(key, _)| &**key).collect();
         for (name, change) in &self.changes {
-            if fields.get(name).is_none() {
+            if !known.contains(name.as_str()) {
                 folded.push((name, change.apply("null")));
             }
         }

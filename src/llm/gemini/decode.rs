@@ -5,11 +5,12 @@
 //! figures vanish in later chunks, so a zero never replaces one. The end is a finish reason.
 
 use super::FAMILY;
-use super::partial_args::PartialArg;
+use super::partial_args::{PartialArg, PartialArgs};
 use crate::llm::frame::object;
 use crate::llm::lenient::{Count, Few, Flag, MaybeText, Skipped, Text, or_default};
 use crate::llm::{BlockId, DeltaSink, Frame, ModelAnswer, Parts};
 use crate::types::{Category, Error, FinishReason, Media, MediaSource, ProviderDetail, Status, Transcript, Usage};
+use serde::de::{Deserializer, Error as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -21,7 +22,7 @@ pub struct Decoder<'a> {
     /// The text or thought that the next one of its kind continues.
     growing: Option<Growing>,
     /// The call whose arguments still arrive, and what they are so far.
-    calling: Option<(BlockId, Value)>,
+    calling: Option<(BlockId, PartialArgs)>,
     usage: WireUsage,
 }
 
@@ -59,8 +60,8 @@ impl<'a> Decoder<'a> {
         self.parts.model(&chunk.model_version);
         self.usage.merge(&chunk.usage_metadata);
         if let Some(candidate) = chunk.candidates.iter().next() {
-            for (index, part) in candidate.content.parts.iter().enumerate() {
-                self.part(part, || raw_part(data, index), sink);
+            for RawPart { part, raw } in candidate.content.parts.iter() {
+                self.part(part, raw, sink);
             }
             if !candidate.finish_reason.is_empty() {
                 return self.end(&candidate.finish_reason, &candidate.finish_message, sink);
@@ -85,7 +86,7 @@ impl<'a> Decoder<'a> {
         self.parts.into_answer(sink)
     }
 
-    fn part(&mut self, part: &Part<'_>, raw: impl FnOnce() -> Option<String>, sink: &mut dyn DeltaSink) {
+    fn part(&mut self, part: &Part<'_>, raw: &RawValue, sink: &mut dyn DeltaSink) {
         let signature = part.thought_signature.0.as_deref().filter(|signature| !signature.is_empty());
         if let Some(call) = part.function_call {
             self.growing = None;
@@ -106,9 +107,7 @@ impl<'a> Decoder<'a> {
                     self.parts.push(media);
                 }
                 None => {
-                    if let Some(raw) = raw() {
-                        self.parts.push_opaque(raw);
-                    }
+                    self.parts.push_opaque(raw.get());
                 }
             }
         }
@@ -138,14 +137,14 @@ impl<'a> Decoder<'a> {
                 self.parts.append(block, args.get(), sink);
             }
             if call.will_continue.0 || call.partial_args.iter().next().is_some() {
-                self.calling = Some((block, Value::Object(Map::new())));
+                self.calling = Some((block, PartialArgs::default()));
             }
         }
         let Some((_, arguments)) = &mut self.calling else { return };
         let mut misplaced = false;
         for piece in call.partial_args.iter() {
             let piece: PartialArg<'_> = object(piece.get()).unwrap_or_default();
-            misplaced |= !piece.put(arguments);
+            misplaced |= !arguments.put(piece);
         }
         if misplaced {
             sink.warning("misplaced_argument", "a piece of a tool call's arguments has no place in them");
@@ -247,27 +246,6 @@ fn media(inline: &InlineData<'_>) -> Option<crate::types::Part> {
     (!inline.data.is_empty()).then(|| kind(Media { source, name: None }))
 }
 
-/// The JSON of one part.
-fn raw_part(data: &str, index: usize) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Chunk<'a> {
-        #[serde(borrow)]
-        candidates: Few<Candidate<'a>>,
-    }
-    #[derive(Deserialize)]
-    struct Candidate<'a> {
-        #[serde(borrow)]
-        content: Content<'a>,
-    }
-    #[derive(Deserialize)]
-    struct Content<'a> {
-        #[serde(borrow)]
-        parts: Few<&'a RawValue>,
-    }
-    let chunk: Chunk<'_> = object(data)?;
-    chunk.candidates.iter().next()?.content.parts.iter().nth(index).map(|part| part.get().to_owned())
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Chunk<'a> {
@@ -310,7 +288,21 @@ struct Candidate<'a> {
 #[serde(default)]
 struct Content<'a> {
     #[serde(borrow)]
-    parts: Few<Part<'a>>,
+    parts: Few<RawPart<'a>>,
+}
+
+/// A part and its JSON, which goes back as it came where nothing here understands it.
+struct RawPart<'a> {
+    part: Part<'a>,
+    raw: &'a RawValue,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for RawPart<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        let part = object(raw.get()).ok_or_else(|| D::Error::custom("a part is an object"))?;
+        Ok(Self { part, raw })
+    }
 }
 
 #[derive(Default, Deserialize)]

@@ -7,9 +7,10 @@ use crate::llm::lenient::Text;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// How deep a path may lead, and how far beyond its end an array may grow: no answer of a server costs more than that.
+/// How deep a path may lead.
 const MAX_DEPTH: usize = 64;
-const MAX_GAP: usize = 256;
+/// How many elements one call may leave out. Servers send arrays in order; a gap is a lost piece.
+const MAX_GAPS: usize = 256;
 
 /// One piece.
 #[derive(Default, Deserialize)]
@@ -21,14 +22,34 @@ pub struct PartialArg<'a> {
     value: Map<String, Value>,
 }
 
-impl PartialArg<'_> {
-    /// Puts the piece into its place. False if the path leads nowhere.
-    pub fn put(self, arguments: &mut Value) -> bool {
-        let Some(mut path) = self.json_path.strip_prefix('$') else { return false };
-        let mut place = arguments;
+/// The arguments of one call as far as they came. They take memory in proportion to what was sent.
+pub struct PartialArgs {
+    value: Value,
+    /// How many elements of arrays were left out.
+    gaps: usize,
+}
+
+impl Default for PartialArgs {
+    fn default() -> Self {
+        Self { value: Value::Object(Map::new()), gaps: 0 }
+    }
+}
+
+impl std::fmt::Display for PartialArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.value.fmt(f)
+    }
+}
+
+impl PartialArgs {
+    /// Puts a piece into its place. False if the path leads nowhere.
+    pub fn put(&mut self, piece: PartialArg<'_>) -> bool {
+        let Some(mut path) = piece.json_path.strip_prefix('$') else { return false };
+        let Self { value: place, gaps } = self;
+        let mut place = place;
         for _ in 0..MAX_DEPTH {
             if path.is_empty() {
-                return self.put_here(place);
+                return piece.put_here(place);
             }
             let Some((segment, rest)) = Segment::read(path) else { return false };
             path = rest;
@@ -45,10 +66,12 @@ impl PartialArg<'_> {
                         *place = Value::Array(Vec::new());
                     }
                     let Value::Array(items) = place else { return false };
-                    if index > items.len() + MAX_GAP {
+                    let gap = index.saturating_sub(items.len());
+                    if gap > MAX_GAPS - *gaps {
                         return false;
                     }
                     if index >= items.len() {
+                        *gaps += gap;
                         items.resize(index + 1, Value::Null);
                     }
                     let Some(item) = items.get_mut(index) else { return false };
@@ -58,7 +81,9 @@ impl PartialArg<'_> {
         }
         false
     }
+}
 
+impl PartialArg<'_> {
     fn put_here(mut self, place: &mut Value) -> bool {
         let mut take = |name: &str| self.value.remove(name);
         let value = match take("stringValue") {
@@ -71,7 +96,10 @@ impl PartialArg<'_> {
             }
             Some(_) => None,
             None => {
-                take("numberValue").or_else(|| take("boolValue")).or_else(|| take("nullValue").map(|_| Value::Null))
+                let number = take("numberValue").filter(Value::is_number);
+                number
+                    .or_else(|| take("boolValue").filter(Value::is_boolean))
+                    .or_else(|| take("nullValue").map(|_| Value::Null))
             }
         };
         if let Some(value) = value {
@@ -115,7 +143,7 @@ mod tests {
 
     #[test]
     fn pieces_find_their_places() {
-        let mut arguments = json!({});
+        let mut arguments = PartialArgs::default();
         for (piece, fits) in [
             (r#"{"jsonPath":"$.a.b[0].c","stringValue":"x","willContinue":true}"#, true),
             (r#"{"jsonPath":"$.a.b[0].c","stringValue":"y"}"#, true),
@@ -126,10 +154,25 @@ mod tests {
             (r#"{"jsonPath":"a","numberValue":1}"#, false),
             (r#"{"jsonPath":"$.","numberValue":1}"#, false),
             (r#"{"jsonPath":"$[x]","numberValue":1}"#, false),
+            (r#"{"jsonPath":"$.g","numberValue":[[1]]}"#, false),
         ] {
             let piece: PartialArg<'_> = serde_json::from_str(piece).unwrap();
-            assert_eq!(piece.put(&mut arguments), fits);
+            assert_eq!(arguments.put(piece), fits);
         }
-        assert_eq!(arguments, json!({"a": {"b": [{"c": "xy"}, 0.5]}, "d e": true, "f": null}));
+        assert_eq!(arguments.value, json!({"a": {"b": [{"c": "xy"}, 0.5]}, "d e": true, "f": null, "g": null}));
+    }
+
+    #[test]
+    fn a_call_leaves_out_only_so_many_elements() {
+        let (mut arguments, mut sent) = (PartialArgs::default(), 0);
+        for number in 0..2_000 {
+            let piece = format!(r#"{{"jsonPath":"$.a{number}{}","numberValue":1}}"#, "[200]".repeat(60));
+            sent += piece.len();
+            let piece: PartialArg<'_> = serde_json::from_str(&piece).unwrap();
+            arguments.put(piece);
+        }
+        assert_eq!(arguments.gaps, 200);
+        let built = arguments.to_string().len();
+        assert!(built < sent + 5 * MAX_GAPS, "{built} bytes were made of {sent}");
     }
 }

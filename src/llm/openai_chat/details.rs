@@ -2,6 +2,7 @@
 //! text that came in pieces, which is one text again.
 
 use crate::llm::lenient::{Fields, Text};
+use indexmap::IndexMap;
 use serde_json::value::RawValue;
 
 /// The details of one answer.
@@ -11,7 +12,7 @@ pub struct Details(Vec<Detail>);
 #[derive(Debug)]
 struct Detail {
     /// Its fields, as JSON, but for the one that grows.
-    fields: Vec<(String, String)>,
+    fields: IndexMap<String, String>,
     text: Option<(&'static str, String)>,
 }
 
@@ -49,7 +50,7 @@ impl Detail {
     }
 
     fn field(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(key, _)| key == name).map(|(_, json)| json.as_str())
+        self.fields.get(name).map(String::as_str)
     }
 
     /// Whether the next one is more of this one's text. Behind its signature a text has ended.
@@ -62,12 +63,7 @@ impl Detail {
         if let (Some((_, text)), Some((_, more))) = (&mut self.text, next.text) {
             text.push_str(&more);
         }
-        for (key, json) in next.fields.into_iter().filter(|(_, json)| json != "null") {
-            match self.fields.iter_mut().find(|(other, _)| *other == key) {
-                Some((_, old)) => *old = json,
-                None => self.fields.push((key, json)),
-            }
-        }
+        self.fields.extend(next.fields.into_iter().filter(|(_, json)| json != "null"));
     }
 
     fn to_json(&self) -> String {

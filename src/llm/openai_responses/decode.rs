@@ -5,6 +5,7 @@
 //! read by the same code.
 
 use super::FAMILY;
+use super::items::{Items, Shape};
 use crate::llm::frame::object;
 use crate::llm::lenient::{Count, Few, Fields, MaybeText, Text, or_default};
 use crate::llm::{BlockId, DeltaSink, Frame, ModelAnswer, Parts};
@@ -16,28 +17,9 @@ use serde_json::value::RawValue;
 pub struct Decoder<'a> {
     provider: &'a str,
     parts: Parts<'a>,
-    items: Vec<Open>,
+    items: Items,
     has_refused: bool,
     is_finished: bool,
-}
-
-struct Open {
-    /// `output_index`, where the server tells one.
-    index: Option<u64>,
-    id: String,
-    block: BlockId,
-    shape: Shape,
-    /// Which paragraph of a reasoning item is being written.
-    paragraph: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    Message,
-    Reasoning,
-    Call,
-    /// Kept as JSON.
-    Unknown,
 }
 
 impl<'a> Decoder<'a> {
@@ -46,7 +28,7 @@ impl<'a> Decoder<'a> {
         Self {
             provider,
             parts: Parts::new(FAMILY, transcript),
-            items: Vec::new(),
+            items: Items::default(),
             has_refused: false,
             is_finished: false,
         }
@@ -125,9 +107,8 @@ impl<'a> Decoder<'a> {
         if self.has_refused {
             self.parts.finish(FinishReason::Refusal);
         }
-        if !self.items.is_sorted_by_key(|item| item.index) {
-            self.items.sort_by_key(|item| item.index);
-            self.parts.arrange(self.items.iter().map(|item| item.block));
+        if let Some(order) = self.items.order() {
+            self.parts.arrange(order);
         }
         self.parts.into_answer(sink)
     }
@@ -171,15 +152,14 @@ impl<'a> Decoder<'a> {
         } else if shape == Shape::Message {
             // The item's start was lost on the way.
             let block = self.parts.open_text();
-            self.remember(event.output_index.0, &event.item_id, block, shape);
+            self.items.push(event.output_index.0, &event.item_id, block, shape);
             self.parts.append(block, &event.delta, sink);
         }
     }
 
     /// Paragraphs of a summary are parts of one reasoning.
     fn reason(&mut self, event: &Event<'_>, sink: &mut dyn DeltaSink) {
-        let Some(at) = self.position(event.output_index.0, &event.item_id, Shape::Reasoning) else { return };
-        let Some(item) = self.items.get_mut(at) else { return };
+        let Some(item) = self.items.find_mut(event.output_index.0, &event.item_id, Shape::Reasoning) else { return };
         let paragraph = event.summary_index.0.or(event.content_index.0).unwrap_or(0);
         if paragraph != item.paragraph && !self.parts.is_blank(item.block) {
             self.parts.append(item.block, PARAGRAPH, sink);
@@ -199,7 +179,7 @@ impl<'a> Decoder<'a> {
             }
             _ => (self.parts.push_opaque(raw.get()), Shape::Unknown),
         };
-        self.remember(index, &item.id, block, shape);
+        self.items.push(index, &item.id, block, shape);
         (block, shape)
     }
 
@@ -212,8 +192,7 @@ impl<'a> Decoder<'a> {
             "function_call" => Shape::Call,
             _ => Shape::Unknown,
         };
-        let known = self.position(index, &item.id, wanted).and_then(|at| self.items.get(at)).map(|open| open.block);
-        let block = match known {
+        let block = match self.items.find(index, &item.id, wanted) {
             Some(block) => block,
             None => self.open(index, raw, sink).0,
         };
@@ -252,24 +231,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    fn remember(&mut self, index: Option<u64>, id: &str, block: BlockId, shape: Shape) {
-        self.items.push(Open { index, id: id.to_owned(), block, shape, paragraph: 0 });
-    }
-
     fn find(&self, event: &Event<'_>, shape: Shape) -> Option<BlockId> {
-        let at = self.position(event.output_index.0, &event.item_id, shape)?;
-        self.items.get(at).map(|item| item.block)
-    }
-
-    /// By index, else by id, else the last one.
-    fn position(&self, index: Option<u64>, id: &str, shape: Shape) -> Option<usize> {
-        self.items.iter().rposition(|item| {
-            let same = match (index, item.index) {
-                (Some(index), Some(other)) => index == other,
-                _ => id.is_empty() || item.id.is_empty() || item.id == id,
-            };
-            same && item.shape == shape
-        })
+        self.items.find(event.output_index.0, &event.item_id, shape)
     }
 }
 

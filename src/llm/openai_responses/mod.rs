@@ -6,6 +6,7 @@
 
 mod decode;
 mod encode;
+mod items;
 mod outgoing;
 
 pub use decode::Decoder;
