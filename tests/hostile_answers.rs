@@ -157,9 +157,7 @@ fn reasoning_details_with_ever_new_fields() {
 fn blocks_of_anthropic_that_never_stop() {
     is_linear(|many| {
         let begin = |number: usize| {
-            format!(
-                r#"{{"type":"content_block_start","index":{number},"content_block":{{"type":"text","text":"a"}}}}"#
-            )
+            format!(r#"{{"type":"content_block_start","index":{number},"content_block":{{"type":"text","text":"a"}}}}"#)
         };
         let more = |_: usize| {
             r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"b"}}"#.to_owned()
@@ -201,18 +199,16 @@ fn many_items_of_responses() {
                 r#"{{"type":"response.output_item.done","output_index":{number},"item":{{"type":"function_call","id":"i{number}","call_id":"c","name":"f","arguments":"{{}}"}}}}"#
             )
         };
-        let more = |_: usize| {
-            r#"{"type":"response.function_call_arguments.delta","output_index":0,"delta":" "}"#.to_owned()
-        };
+        let more =
+            |_: usize| r#"{"type":"response.function_call_arguments.delta","output_index":0,"delta":" "}"#.to_owned();
         assert_eq!(calls(&responses((0..many).map(item).chain((0..many).map(more)))), many);
         let unindexed = |number: usize| {
             format!(
                 r#"{{"type":"response.output_item.added","item":{{"type":"message","id":"i{number}","content":[]}}}}"#
             )
         };
-        let words = |number: usize| {
-            format!(r#"{{"type":"response.output_text.delta","item_id":"i{number}","delta":"a"}}"#)
-        };
+        let words =
+            |number: usize| format!(r#"{{"type":"response.output_text.delta","item_id":"i{number}","delta":"a"}}"#);
         assert_eq!(responses((0..many).map(unindexed).chain((0..many).map(words))).parts.len(), many);
     });
 }
@@ -223,9 +219,8 @@ fn signed_thoughts_and_stops_of_gemini() {
         let thought = |_: usize| {
             r#"{"candidates":[{"content":{"parts":[{"text":"a","thought":true,"thoughtSignature":"s"}]}}]}"#.to_owned()
         };
-        let stop = |_: usize| {
-            r#"{"candidates":[{"content":{"parts":[{"text":"b"}]},"finishReason":"STOP"}]}"#.to_owned()
-        };
+        let stop =
+            |_: usize| r#"{"candidates":[{"content":{"parts":[{"text":"b"}]},"finishReason":"STOP"}]}"#.to_owned();
         assert_eq!(google((0..many).map(thought).chain((0..many).map(stop))).parts.len(), many + 1);
     });
 }

@@ -253,7 +253,7 @@ impl Desk<'_, '_> {
                 Ok(performed)
             }
             (Offer::Tool(_) | Offer::Handoff(_), Some(tool)) => {
-                if let Err(wrong) = tool.input.check(&input) {
+                if let Err(wrong) = work.check(&tool.input, &input).await {
                     return Ok(Err(misfit(call, &wrong)));
                 }
                 let emit = |event: &EventBody<'_>| work.emitter.emit(event);
@@ -341,7 +341,10 @@ impl Desk<'_, '_> {
             Err(told) => return Ok(Err(told)),
         };
         if let Some(schema) = &tool.output {
-            let checked = output.value().map_err(|error| error.to_string()).and_then(|value| schema.check(&value));
+            let checked = match output.value() {
+                Ok(value) => work.check(schema, &value).await,
+                Err(error) => Err(error.to_string()),
+            };
             if let Err(wrong) = checked {
                 return Ok(Err(format!("The tool returned what its output schema forbids: {wrong}")));
             }

@@ -175,7 +175,7 @@ impl Loop<'_> {
         }
         let mut ended = Ended { parts, finish_reason, model, output: None };
         if calls_tools && is_last {
-            ended.output = self.refuse_calls(structured_means == Some(Means::Tool))?;
+            ended.output = self.refuse_calls(structured_means == Some(Means::Tool)).await?;
             let has_text = ended.parts.iter().any(|part| part.as_text().is_some_and(|text| !text.trim().is_empty()));
             if !has_text && ended.output.is_none() {
                 return Err(max_iterations_error(self.max_iterations));
@@ -188,7 +188,7 @@ impl Loop<'_> {
         } else if let Some(structured) = &spec.structured {
             let answered =
                 matches!(ended.finish_reason, FinishReason::Stop | FinishReason::MaxTokens | FinishReason::ToolCalls);
-            match structured.read(&text_of(&ended.parts)) {
+            match self.work.value_of(structured, &text_of(&ended.parts)).await {
                 Ok(value) => ended.output = Some(value),
                 // The provider or the model has declined, and will again.
                 Err(_) if !answered => return Err(declined(ended.finish_reason)),
@@ -217,7 +217,7 @@ impl Loop<'_> {
     async fn call_tools(&mut self, means: Option<Means>) -> Result<Option<Value>> {
         self.work.save();
         let called = run_calls(&mut self.work, means == Some(Means::Tool)).await?;
-        let value = self.after_calls(called)?;
+        let value = self.after_calls(called).await?;
         self.work.save();
         if let Some(log) = &self.work.spec.log {
             log.step().await?;
@@ -324,11 +324,11 @@ impl Loop<'_> {
     }
 
     /// What comes after tool calls: the answer, if one of them was it.
-    fn after_calls(&mut self, called: Called) -> Result<Option<Value>> {
+    async fn after_calls(&mut self, called: Called) -> Result<Option<Value>> {
         if let Some((id, arguments)) = called.answer
             && let Some(structured) = &self.work.spec.structured
         {
-            match structured.read(&arguments) {
+            match self.work.value_of(structured, &arguments).await {
                 Ok(value) => {
                     self.answer(&id, ToolResult::ok("The answer was taken."))?;
                     return Ok(Some(value));
@@ -389,7 +389,7 @@ impl Loop<'_> {
     }
 
     /// Calls in the answer that was to be the last: none of them is executed, but one may be the answer itself.
-    fn refuse_calls(&mut self, takes_answer: bool) -> Result<Option<Value>> {
+    async fn refuse_calls(&mut self, takes_answer: bool) -> Result<Option<Value>> {
         let given = {
             let mut calls = self.work.transcript().open_calls();
             let given = calls.find(|call| takes_answer && call.name == ANSWER_TOOL);
@@ -397,7 +397,7 @@ impl Loop<'_> {
         };
         let mut output = None;
         if let (Some((id, arguments)), Some(structured)) = (given, &self.work.spec.structured) {
-            match structured.read(&arguments) {
+            match self.work.value_of(structured, &arguments).await {
                 Ok(value) => {
                     output = Some(value);
                     self.answer(&id, ToolResult::ok("The answer was taken."))?;

@@ -82,9 +82,12 @@ pub async fn ask(
     };
     if let (Some(questions), Some(Question { info, decision: Some(decision) })) = (&questions, &before) {
         let decision = Decision::from_value(decision)?;
-        let fits = |input: &Value| tool.is_none_or(|tool| tool.input.check(input).is_ok());
         // Changed arguments could not be checked when nobody knew the tool: those that do not fit are asked for again.
-        if !matches!(&decision, Decision::Edit { input, .. } if !fits(input)) {
+        let fits = match (&decision, tool) {
+            (Decision::Edit { input, .. }, Some(tool)) => work.check(&tool.input, input).await.is_ok(),
+            (Decision::Edit { .. } | Decision::Approve { .. } | Decision::Reject { .. }, _) => true,
+        };
+        if fits {
             questions.forget(&info.approval_id);
             tell(work.emitter, &info.approval_id, call, Some(&decision));
             return Ok(decided(decision, input));

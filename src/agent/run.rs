@@ -13,7 +13,7 @@ use crate::config::{Budget, EvalLimits, Limits, UnknownPrice};
 use crate::events::Emitter;
 use crate::llm::HttpPool;
 use crate::store::{PendingCommit, RunEnd, RunLog, RunStatus, SessionKey, Store, Unfinished};
-use crate::tools::{HostDesk, Workspace};
+use crate::tools::{Helpers, HostDesk, Workspace};
 use crate::types::{
     AgentId, Error, EventBody, Message, Part, RunId, RunResult, Scope, SessionId, Status, Usage, now_ms,
 };
@@ -75,6 +75,8 @@ pub struct RunSpec {
     pub unknown_price: UnknownPrice,
     /// Bounds of conditions.
     pub eval_limits: EvalLimits,
+    /// Threads for checks that take long.
+    pub helpers: Helpers,
     /// Every other bound.
     pub limits: Arc<Limits>,
     /// The runtime, for templates.

@@ -4,10 +4,10 @@
 //! times.
 
 use super::partial_json;
-use crate::config::{ModelProfile, OutputMode, StructuredOutput};
+use crate::config::{Limits, ModelProfile, OutputMode, StructuredOutput};
 use crate::llm::OutputSchema;
-use crate::tools::Schema;
-use crate::types::{Error, Result, Status, ToolSpec};
+use crate::tools::{Helpers, Schema};
+use crate::types::{Cancel, Error, Result, Status, ToolSpec};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -40,8 +40,8 @@ pub enum Means {
 
 impl Structured {
     /// Compiles a request's `response_schema`, given at `path`.
-    pub fn new(schema: &Value, mode: OutputMode, max_repairs: u32, path: &str) -> Result<Self> {
-        let compiled = Schema::compile(schema, path)?;
+    pub fn new(schema: &Value, mode: OutputMode, max_repairs: u32, limits: &Limits, path: &str) -> Result<Self> {
+        let compiled = Schema::compile(schema, path, limits.max_schema_steps)?;
         let is_wrapped = schema.get("type").and_then(Value::as_str) != Some("object");
         let told = if is_wrapped { wrapped(schema) } else { schema.clone() };
         let told = to_raw_value(&told).map_err(|error| Error::internal(error.to_string()))?;
@@ -86,11 +86,11 @@ impl Structured {
     }
 
     /// The value in an answer, or what is wrong with it.
-    pub fn read(&self, answer: &str) -> std::result::Result<Value, String> {
+    pub async fn read(&self, answer: &str, helpers: &Helpers, cancel: &Cancel) -> std::result::Result<Value, String> {
         let text = partial_json::extract(answer).ok_or("it contains no JSON")?;
         let value: Value = serde_json::from_str(text).map_err(|error| format!("it is not valid JSON: {error}"))?;
         let value = self.unwrap(value).ok_or("the property \"value\" is missing")?;
-        self.schema.check(&value).map(|()| value)
+        self.schema.check_within(&value, helpers, cancel).await.map(|()| value)
     }
 
     /// The value that the beginning of an answer determines already.
@@ -142,20 +142,25 @@ fn wrapped(schema: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use pretty_assertions::assert_eq;
 
     fn structured(schema: Value) -> Structured {
-        Structured::new(&schema, OutputMode::Auto, 3, "request.response_schema").unwrap()
+        Structured::new(&schema, OutputMode::Auto, 3, &Limits::default(), "request.response_schema").unwrap()
+    }
+
+    fn read(structured: &Structured, answer: &str) -> std::result::Result<Value, String> {
+        structured.read(answer, &Helpers::default(), &Cancel::new()).now_or_never().unwrap()
     }
 
     #[test]
     fn a_value_is_found_and_checked() {
         let person =
             structured(json!({"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}));
-        assert_eq!(person.read("{\"age\": 3}"), Ok(json!({"age": 3})));
-        assert_eq!(person.read("Here you are:\n```json\n{\"age\": 3}\n```"), Ok(json!({"age": 3})));
-        assert!(person.read("{\"age\": \"x\"}").unwrap_err().contains("(at /age)"));
-        assert!(person.read("no idea").unwrap_err().contains("no JSON"));
+        assert_eq!(read(&person, "{\"age\": 3}"), Ok(json!({"age": 3})));
+        assert_eq!(read(&person, "Here you are:\n```json\n{\"age\": 3}\n```"), Ok(json!({"age": 3})));
+        assert!(read(&person, "{\"age\": \"x\"}").unwrap_err().contains("(at /age)"));
+        assert!(read(&person, "no idea").unwrap_err().contains("no JSON"));
     }
 
     #[test]
@@ -165,8 +170,8 @@ mod tests {
         let told: Value = serde_json::from_str(list.tool().input_schema.get()).unwrap();
         assert_eq!(told["properties"]["value"], json!({"type": "array", "items": {"$ref": "#/$defs/n"}}));
         assert_eq!(told["$defs"], json!({"n": {"type": "integer"}}));
-        assert_eq!(list.read("{\"value\": [1, 2]}"), Ok(json!([1, 2])));
-        assert_eq!(list.read("[1, 2]"), Ok(json!([1, 2])));
+        assert_eq!(read(&list, "{\"value\": [1, 2]}"), Ok(json!([1, 2])));
+        assert_eq!(read(&list, "[1, 2]"), Ok(json!([1, 2])));
         assert_eq!(list.read_prefix("{\"value\": [1, 2"), Some(json!([1])));
     }
 }

@@ -120,6 +120,7 @@ fn below(work: &Work<'_>, sub_agent: &SubAgentConfig, task: &str) -> crate::type
         deadline: None,
         control: Arc::new(Control::new(cancel, 0)),
         agents: Arc::clone(&spec.agents),
+        helpers: spec.helpers.clone(),
         variables: spec.variables.clone(),
         roles: spec.roles.clone(),
         runtime_id: Arc::clone(&spec.runtime_id),

@@ -6,13 +6,16 @@ use super::context;
 use super::meter::Meter;
 use super::run::RunSpec;
 use super::setup::Setup;
+use super::structured::Structured;
 use crate::config::{ModelConfig, ModelProfile};
 use crate::events::Emitter;
 use crate::llm::HttpPool;
 use crate::middleware::Scene;
 use crate::store::{Prefix, Session, SessionLease};
+use crate::tools::Schema;
 use crate::types::{Changes, EventBody, Mark, Result, Transcript, Usage, now_ms};
 use parking_lot::Mutex;
+use serde_json::Value;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -145,6 +148,16 @@ impl Work<'_> {
 
     pub fn transcript_mut(&mut self) -> &mut Transcript {
         &mut self.progress.conversation.session_mut().transcript
+    }
+
+    /// The value in an answer, or what is wrong with it.
+    pub async fn value_of(&self, structured: &Structured, answer: &str) -> std::result::Result<Value, String> {
+        structured.read(answer, &self.spec.helpers, &self.spec.control.cancel).await
+    }
+
+    /// Checks a value against a tool's schema.
+    pub async fn check(&self, schema: &Schema, value: &Value) -> std::result::Result<(), String> {
+        schema.check_within(value, &self.spec.helpers, &self.spec.control.cancel).await
     }
 
     /// Tells the log what was said since the last time, so that the run can go on from here.

@@ -78,18 +78,15 @@ impl ApprovalDesk {
 
     /// Answers a question. Arguments that do not fit are refused, and the question still waits.
     pub fn resolve(&self, id: &str, decision: Decision) -> Result<()> {
-        let mut waiting = self.waiting.lock();
-        let question = waiting.get(id).ok_or_else(|| not_waiting(id))?;
-        if let (Decision::Edit { input, .. }, Some(tool)) = (&decision, &question.tool) {
+        let tool = self.waiting.lock().get(id).ok_or_else(|| not_waiting(id))?.tool.clone();
+        // Not under the lock: a check may take long.
+        if let (Decision::Edit { input, .. }, Some(tool)) = (&decision, &tool) {
             tool.input.check(input).map_err(|wrong| {
-                Error::schema(
-                    "decision.input",
-                    format!("the arguments do not fit the schema of {:?}: {wrong}", question.info.name),
-                )
-                .with_hint("the approval still waits")
+                let message = format!("the arguments do not fit the schema of {:?}: {wrong}", tool.config.name);
+                Error::schema("decision.input", message).with_hint("the approval still waits")
             })?;
         }
-        let question = waiting.remove(id).ok_or_else(|| not_waiting(id))?;
+        let question = self.waiting.lock().remove(id).ok_or_else(|| not_waiting(id))?;
         question.answer.send(decision).map_err(|_| not_waiting(id))
     }
 
@@ -145,7 +142,7 @@ impl Drop for Ticket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ToolConfig;
+    use crate::config::{Limits, ToolConfig};
     use crate::tools::Runner;
     use pretty_assertions::assert_eq;
     use serde_json::json;
@@ -154,7 +151,9 @@ mod tests {
     async fn a_question_is_answered_once_and_with_arguments_that_fit() {
         let desk = Arc::new(ApprovalDesk::default());
         let config = r#"{"name": "t", "input_schema": {"properties": {"n": {"type": "integer"}}}}"#;
-        let tool = Arc::new(Registered::new(ToolConfig::from_json(config).unwrap(), Runner::Host).unwrap());
+        let tool = Arc::new(
+            Registered::new(ToolConfig::from_json(config).unwrap(), Runner::Host, &Limits::default()).unwrap(),
+        );
         let call = ToolCall { id: "c".into(), name: "t".into(), arguments: "{}".into(), opaque: None };
         let mut ticket = desk.open(ApprovalInfo::new(&"r".into(), &call, json!({}), "it asks"), Some(tool));
         let id = ticket.id().to_owned();

@@ -211,6 +211,8 @@ limits! {
     max_blob_bytes: 268_435_456, 0 to 1_099_511_627_776;
     /// Messages that wait in one run to steer it. More: `PAR_ERR_LIMIT`.
     max_steering_messages: 100, 1 to 100_000;
+    /// Steps that one check against a JSON Schema may take. More: the schema is refused, or the value that it is for.
+    max_schema_steps: 1_000_000, 1_000 to 1_000_000_000;
     /// How deep agents may call each other.
     max_sub_agent_depth: 8, 1 to 64;
     /// Texts of one `embed`. More: `PAR_ERR_TOO_LARGE`.

@@ -105,7 +105,7 @@ pub(super) struct Metrics {
 impl Core {
     /// Puts a tool that the host runs in the place of the registered one of that name. Runs that have it go on with it.
     pub fn replace_tool(&self, config: ToolConfig) -> Result<()> {
-        self.tools.replace(Registered::new(config, Runner::Host)?)?;
+        self.tools.replace(Registered::new(config, Runner::Host, self.limits())?)?;
         self.agents.changed();
         Ok(())
     }
@@ -253,17 +253,20 @@ impl Runtime {
 
     /// Registers a tool that the host runs, from its JSON definition.
     pub fn register_tool(&self, definition: &str) -> Result<()> {
-        self.core().closing.check_open()?;
-        self.core().tools.add(Registered::new(ToolConfig::from_json(definition)?, Runner::Host)?)?;
-        self.core().agents.changed();
-        Ok(())
+        self.add_tool(definition, Runner::Host)
     }
 
     /// Registers a tool written in Rust.
     pub fn register_native_tool(&self, definition: &str, tool: Arc<dyn Tool>) -> Result<()> {
-        self.core().closing.check_open()?;
-        self.core().tools.add(Registered::new(ToolConfig::from_json(definition)?, Runner::Native(tool))?)?;
-        self.core().agents.changed();
+        self.add_tool(definition, Runner::Native(tool))
+    }
+
+    fn add_tool(&self, definition: &str, runner: Runner) -> Result<()> {
+        let core = self.core();
+        core.closing.check_open()?;
+        let config = ToolConfig::from_json(definition)?;
+        core.tools.add(Registered::new(config, runner, core.limits())?)?;
+        core.agents.changed();
         Ok(())
     }
 

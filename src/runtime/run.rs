@@ -153,7 +153,13 @@ impl Core {
             .response_schema
             .take()
             .map(|schema| {
-                Structured::new(&schema, request.output_mode, request.max_repair_attempts, &at("response_schema"))
+                Structured::new(
+                    &schema,
+                    request.output_mode,
+                    request.max_repair_attempts,
+                    self.limits(),
+                    &at("response_schema"),
+                )
             })
             .transpose()?;
         if let Some(structured) = &structured
@@ -315,6 +321,7 @@ impl Prepared {
             path: Vec::new(),
             setup,
             prompt,
+            helpers: core.helpers.clone(),
             agents: Arc::clone(&core.directory),
             input: request.input.0,
             variables: Arc::new(variables),

@@ -8,6 +8,7 @@ mod helpers;
 mod host;
 mod registry;
 mod schema;
+mod schema_cost;
 pub(crate) mod shell;
 pub(crate) mod web;
 pub(crate) mod workspace;

@@ -2,9 +2,10 @@
 
 use super::builtin::Builtins;
 use super::{Schema, Tool};
-use crate::config::ToolConfig;
+use crate::config::{Limits, ToolConfig};
 use crate::types::{Error, Result, Status, ToolSpec};
 use parking_lot::RwLock;
+use serde_json::Value;
 use serde_json::value::to_raw_value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,10 +36,10 @@ pub enum Runner {
 
 impl Registered {
     /// Compiles a tool.
-    pub fn new(config: ToolConfig, runner: Runner) -> Result<Self> {
-        let input = Schema::compile(&config.input_schema, "tool.input_schema")?;
-        let output =
-            config.output_schema.as_ref().map(|schema| Schema::compile(schema, "tool.output_schema")).transpose()?;
+    pub fn new(config: ToolConfig, runner: Runner, limits: &Limits) -> Result<Self> {
+        let compile = |schema: &Value, path: &str| Schema::compile(schema, path, limits.max_schema_steps);
+        let input = compile(&config.input_schema, "tool.input_schema")?;
+        let output = config.output_schema.as_ref().map(|schema| compile(schema, "tool.output_schema")).transpose()?;
         let encoded = to_raw_value(&config.input_schema).map_err(|error| Error::internal(error.to_string()))?;
         let spec = ToolSpec {
             name: config.name.clone(),
@@ -172,7 +173,7 @@ mod tests {
     fn what_is_not_there_is_told_and_not_waited_for() {
         let registry = Registry::default();
         let config = ToolConfig::from_json(r#"{"name": "weather"}"#).unwrap();
-        registry.add(Registered::new(config, Runner::Host).unwrap()).unwrap();
+        registry.add(Registered::new(config, Runner::Host, &Limits::default()).unwrap()).unwrap();
         let error = registry.remove("wether").unwrap_err();
         assert_eq!((error.status(), error.hint()), (Status::NotFound, Some("did you mean \"weather\"?")));
         assert_eq!(registry.remove("weather"), Ok(()));

@@ -10,8 +10,8 @@ use crate::llm::frame::object;
 use crate::llm::lenient::{Count, Few, Flag, MaybeText, Skipped, Text, or_default};
 use crate::llm::{BlockId, DeltaSink, Frame, ModelAnswer, Parts};
 use crate::types::{Category, Error, FinishReason, Media, MediaSource, ProviderDetail, Status, Transcript, Usage};
-use serde::de::{Deserializer, Error as _};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 

@@ -29,7 +29,7 @@ mod write;
 use super::shell::Shell;
 use super::web::Web;
 use super::{Helpers, Invocation, Registered, Review, Runner, Tool, ToolFailure, ToolOutput, WorkspaceSlot};
-use crate::config::{Effect, Permission, ToolConfig};
+use crate::config::{Effect, Limits, Permission, ToolConfig};
 use crate::store::Store;
 use crate::types::{Error, Result};
 use futures_util::future::BoxFuture;
@@ -250,7 +250,7 @@ fn config<B: Builtin>() -> Result<ToolConfig> {
 }
 
 fn make<B: Builtin>(kit: &Kit) -> Result<Registered> {
-    Registered::new(config::<B>()?, Runner::Native(Arc::new(Adapter(B::new(kit)))))
+    Registered::new(config::<B>()?, Runner::Native(Arc::new(Adapter(B::new(kit)))), &Limits::default())
 }
 
 /// How far a search is.
@@ -287,7 +287,7 @@ fn schema_of<T: JsonSchema>() -> Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Limits;
+
     use crate::tools::web::System;
     use pretty_assertions::assert_eq;
 
