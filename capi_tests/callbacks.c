@@ -413,6 +413,35 @@ TEST(replace_from_within) {
     CHECK_INT(1, LOAD(p[1].destroyed));
 }
 
+/* ---- two runtimes --------------------------------------------------------------------------------------------------- */
+
+struct pair { par_runtime_t *own, *other; int *inside, done; par_status_t status; };
+
+static void unregister_the_other(uintptr_t context, uint64_t token, const char *json, size_t len) {
+    struct pair *p = (struct pair *)context;
+    int64_t until = now_ms() + slack(5000);
+    (void)token, (void)json, (void)len;
+    if (LOAD(p->done)) return;
+    BUMP(*p->inside);
+    while (LOAD(*p->inside) < 2 && now_ms() < until) sleep_ms(1); /* both callbacks run at the same time */
+    p->status = par_on_event(p->other, NULL, 0, NULL, NULL);
+    STORE(p->done, 1);
+}
+
+TEST(callbacks_of_two_runtimes_unregister_each_other) { /* refused: each would wait for the other */
+    int inside = 0, i;
+    struct pair p[2] = {{.own = echoing(), .inside = &inside}, {.own = echoing(), .inside = &inside}};
+    p[0].other = p[1].own, p[1].other = p[0].own;
+    for (i = 0; i < 2; i++) ST(PAR_OK, par_on_event(p[i].own, unregister_the_other, (uintptr_t)&p[i], NULL, &E));
+    for (i = 0; i < 2; i++) invoke(p[i].own, GO);
+    for (i = 0; i < 2; i++) {
+        EVENTUALLY(10000, LOAD(p[i].done));
+        CHECK_INT(PAR_ERR_WOULD_DEADLOCK, p[i].status);
+    }
+    for (i = 0; i < 2; i++) ST(PAR_OK, par_on_event(p[i].own, NULL, 0, NULL, &E)); /* a thread of the host may */
+    for (i = 0; i < 2; i++) finish(p[i].own);
+}
+
 /* ---- calls from within ------------------------------------------------------------------------------------------------- */
 
 static struct { par_runtime_t *rt; par_stream_t *s; int done; } within;

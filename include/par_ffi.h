@@ -626,7 +626,8 @@ PAR_EXPORT par_status_t par_inbox_fd(par_runtime_t *rt, intptr_t *out_fd, par_er
  *
  * @param  cb       NULL unregisters
  * @param  destroy  may be NULL
- * @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+ * @thread any; another runtime's callbacks cannot unregister: PAR_ERR_WOULD_DEADLOCK
+ * @blocks when unregistering: until a running callback returns    @since 0.1
  */
 PAR_EXPORT par_status_t par_on_tool(par_runtime_t *rt,
                                     par_callback_t cb,
@@ -639,7 +640,8 @@ PAR_EXPORT par_status_t par_on_tool(par_runtime_t *rt,
  *
  * @param  cb       NULL unregisters
  * @param  destroy  may be NULL
- * @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+ * @thread any; another runtime's callbacks cannot unregister: PAR_ERR_WOULD_DEADLOCK
+ * @blocks when unregistering: until a running callback returns    @since 0.1
  */
 PAR_EXPORT par_status_t par_on_approval(par_runtime_t *rt,
                                         par_callback_t cb,
@@ -651,7 +653,8 @@ PAR_EXPORT par_status_t par_on_approval(par_runtime_t *rt,
  *
  * @param  cb       NULL unregisters
  * @param  destroy  may be NULL
- * @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+ * @thread any; another runtime's callbacks cannot unregister: PAR_ERR_WOULD_DEADLOCK
+ * @blocks when unregistering: until a running callback returns    @since 0.1
  */
 PAR_EXPORT par_status_t par_on_event(par_runtime_t *rt,
                                      par_callback_t cb,
@@ -664,7 +667,8 @@ PAR_EXPORT par_status_t par_on_event(par_runtime_t *rt,
  * @param  level    1 error, 2 warn, 3 info, 4 debug, 5 trace: this and worse
  * @param  cb       NULL unregisters
  * @param  destroy  may be NULL
- * @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+ * @thread any; another runtime's callbacks cannot unregister: PAR_ERR_WOULD_DEADLOCK
+ * @blocks when unregistering: until a running callback returns    @since 0.1
  */
 PAR_EXPORT par_status_t par_on_log(par_runtime_t *rt,
                                    int32_t level,
@@ -677,7 +681,8 @@ PAR_EXPORT par_status_t par_on_log(par_runtime_t *rt,
  *
  * @param  cb       NULL unregisters; gets {"type":"wakeup","run_id":...} or {"type":"wakeup","inbox":true}
  * @param  destroy  may be NULL
- * @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+ * @thread any; another runtime's callbacks cannot unregister: PAR_ERR_WOULD_DEADLOCK
+ * @blocks when unregistering: until a running callback returns    @since 0.1
  */
 PAR_EXPORT par_status_t par_on_wakeup(par_runtime_t *rt,
                                       par_callback_t cb,

@@ -497,3 +497,31 @@ fn the_description_is_complete() {
     let error = runtime.call("sessions.lst", "", None).unwrap_err();
     assert_eq!(error.hint(), Some("did you mean \"sessions.list\"?"));
 }
+
+/// When a stream has a result, all of its events can be read. (capi_tests/stream.c has the same of the descriptor.)
+#[test]
+fn a_result_is_there_with_the_last_event_and_not_before() {
+    let runtime = scripted(json!([{"text": "abc", "chunks": ["a", "b", "c"]}]));
+    agent(&runtime, json!([]));
+    for _ in 0..300 {
+        let stream = runtime.stream(r#"{"agent": "a", "input": "x"}"#).unwrap();
+        let answer = loop {
+            if let Some(answer) = stream.answer() {
+                break answer;
+            }
+            std::hint::spin_loop();
+        };
+        answer.unwrap();
+        assert!(stream.info().contains(r#""state":"completed""#));
+        let mut last = Value::Null;
+        loop {
+            let parse = |event: &[u8]| serde_json::from_slice::<Value>(event).unwrap();
+            match stream.queue().poll(parse).unwrap() {
+                par::events::Polled::Event(event) => last = event,
+                par::events::Polled::End => break,
+                par::events::Polled::Pending => panic!("there is a result, and no event behind {last}"),
+            }
+        }
+        assert_eq!(last["type"], "completed");
+    }
+}

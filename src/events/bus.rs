@@ -187,7 +187,8 @@ impl Bus {
 
     /// The subscription of this name.
     pub fn member(&self, name: &str) -> Result<Member> {
-        self.members.read().get(name).cloned().ok_or_else(|| {
+        let member = self.members.read().get(name).cloned();
+        member.ok_or_else(|| {
             Error::new(Status::NotFound, format!("there is no subscription {name:?}"))
                 .with_hint("events.subscriptions lists those there are")
         })

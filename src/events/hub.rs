@@ -10,8 +10,8 @@ use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Takes encoded events. Must not block and must not call back into the hub.
-pub type Subscriber = Arc<dyn Fn(&[u8]) + Send + Sync>;
+/// Takes encoded events with their type. Must not block.
+pub type Subscriber = Arc<dyn Fn(EventKind, &[u8]) + Send + Sync>;
 
 /// The run that an event is of, with those below it.
 #[derive(Clone, Debug)]
@@ -43,10 +43,11 @@ pub struct Hub {
     types: AtomicU64,
     /// Whether runs may have to wait for a subscription.
     blocks: AtomicBool,
-    listeners: RwLock<Listeners>,
+    /// Replaced as a whole, so that no lock is held while a listener runs.
+    listeners: RwLock<Arc<Listeners>>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Listeners {
     /// By a name that makes each replaceable.
     of_all: Vec<(&'static str, Subscriber)>,
@@ -78,7 +79,8 @@ impl Hub {
     }
 
     fn change(&self, change: impl FnOnce(&mut Listeners)) {
-        let mut listeners = self.listeners.write();
+        let mut current = self.listeners.write();
+        let mut listeners = Listeners::clone(&current);
         change(&mut listeners);
         let any = |filter: &EventFilter| if filter.types == 0 { u64::MAX } else { filter.types };
         let types = match listeners.of_all.is_empty() {
@@ -88,6 +90,7 @@ impl Hub {
         let blocks = listeners.subscriptions.iter().any(|listener| listener.rules().overflow == WhenFull::Block);
         self.types.store(types, Ordering::Release);
         self.blocks.store(blocks, Ordering::Release);
+        *current = Arc::new(listeners);
     }
 
     /// Whether anyone wants an event of this type; without a run, only those who listen to all do.
@@ -95,15 +98,15 @@ impl Hub {
         if self.types.load(Ordering::Acquire) & kind.bit() == 0 {
             return false;
         }
-        let listeners = self.listeners.read();
+        let listeners = self.listeners();
         !listeners.of_all.is_empty() || listeners.wanting(origin, kind).next().is_some()
     }
 
     /// Hands an event to everyone who wants it.
     pub fn publish(&self, origin: Option<&Origin>, kind: EventKind, event: &[u8]) {
-        let listeners = self.listeners.read();
+        let listeners = self.listeners();
         for (_, subscriber) in &listeners.of_all {
-            subscriber(event);
+            subscriber(kind, event);
         }
         for subscription in listeners.wanting(origin, kind) {
             subscription.take(event);
@@ -122,11 +125,15 @@ impl Hub {
         }
     }
 
+    fn listeners(&self) -> Arc<Listeners> {
+        Arc::clone(&self.listeners.read())
+    }
+
     fn full(&self, origin: Option<&Origin>) -> Option<Arc<Subscription>> {
         if !self.blocks.load(Ordering::Acquire) {
             return None;
         }
-        let (listeners, origin) = (self.listeners.read(), origin?);
+        let (listeners, origin) = (self.listeners(), origin?);
         let mut blocking = listeners.subscriptions.iter().filter(|subscription| {
             subscription.rules().overflow == WhenFull::Block && origin.is_wanted(&subscription.rules().filter)
         });

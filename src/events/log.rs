@@ -14,33 +14,42 @@ use tracing_core::field::{Field, Visit};
 use tracing_core::span::{Attributes, Id, Record};
 use tracing_core::{Event, Interest, LevelFilter, Metadata, Subscriber};
 
-/// Who takes log messages: the level it wants and where to put them.
-pub type LogFilter = (LogLevel, super::Subscriber);
+/// Takes encoded log messages. Must not block.
+pub type LogSink = Arc<dyn Fn(&[u8]) + Send + Sync>;
+
+/// A listener to log messages: the level it wants, and where they go.
+pub type LogFilter = (LogLevel, LogSink);
+
+/// Each sink by a name that makes it replaceable.
+type Sinks = Vec<(&'static str, LogLevel, LogSink)>;
 
 /// See the module's head.
 #[derive(Default)]
 pub struct LogSubscriber {
     /// The loudest level that any sink wants.
     level: AtomicU8,
-    sinks: RwLock<Vec<(&'static str, LogLevel, super::Subscriber)>>,
+    /// Replaced as a whole, so that no lock is held while a sink runs: a sink may write to the log.
+    sinks: RwLock<Arc<Sinks>>,
 }
 
 impl LogSubscriber {
     /// Adds a sink, or replaces the one of that name, or removes it.
     pub fn set(&self, name: &'static str, filter: Option<LogFilter>) {
-        let mut sinks = self.sinks.write();
+        let mut current = self.sinks.write();
+        let mut sinks = Sinks::clone(&current);
         sinks.retain(|(other, ..)| *other != name);
         sinks.extend(filter.map(|(level, sink)| (name, level, sink)));
         let loudest = sinks.iter().map(|(_, level, _)| *level).max().unwrap_or_default();
         self.level.store(loudest as u8, Ordering::Release);
-        drop(sinks);
+        *current = Arc::new(sinks);
+        drop(current);
         // `tracing` caches who is interested in what.
         tracing::callsite::rebuild_interest_cache();
     }
 
     /// Removes every sink.
     pub fn clear(&self) {
-        self.sinks.write().clear();
+        *self.sinks.write() = Arc::default();
         self.level.store(LogLevel::Off as u8, Ordering::Release);
     }
 
@@ -113,7 +122,8 @@ impl Subscriber for LogSubscriber {
         event.record(&mut fields);
         fields.0.insert("at_ms".into(), now_ms().into());
         let line = Value::Object(fields.0).to_string();
-        for (_, wanted, sink) in self.sinks.read().iter() {
+        let sinks = Arc::clone(&self.sinks.read());
+        for (_, wanted, sink) in sinks.iter() {
             if level <= *wanted {
                 sink(line.as_bytes());
             }

@@ -1,7 +1,8 @@
 //! Chapter 9: callbacks. Optional: everything works without.
 //!
 //! They run one at a time on one thread of the runtime, never inside a call of the host. A NULL callback unregisters and
-//! is a barrier: when the call returns, none runs or will run (inside a callback: when that returns).
+//! is a barrier: when the call returns, none runs or will run. Inside a callback of the same runtime it takes effect when that
+//! returns; on any other thread of the library it would wait for a thread that may wait for this one, so it is refused.
 
 use super::error::par_error_t;
 use super::guard::guard;
@@ -25,7 +26,8 @@ pub type par_destroy_t = Option<unsafe extern "C" fn(user_data: usize)>;
 ///
 /// @param  cb       NULL unregisters
 /// @param  destroy  may be NULL
-/// @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+/// @thread any; another runtime's callbacks cannot unregister: PAR_ERR_WOULD_DEADLOCK
+/// @blocks when unregistering: until a running callback returns    @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn par_on_tool(
     rt: *mut par_runtime_t,
@@ -42,7 +44,8 @@ pub unsafe extern "C" fn par_on_tool(
 ///
 /// @param  cb       NULL unregisters
 /// @param  destroy  may be NULL
-/// @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+/// @thread any; another runtime's callbacks cannot unregister: PAR_ERR_WOULD_DEADLOCK
+/// @blocks when unregistering: until a running callback returns    @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn par_on_approval(
     rt: *mut par_runtime_t,
@@ -58,7 +61,8 @@ pub unsafe extern "C" fn par_on_approval(
 ///
 /// @param  cb       NULL unregisters
 /// @param  destroy  may be NULL
-/// @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+/// @thread any; another runtime's callbacks cannot unregister: PAR_ERR_WOULD_DEADLOCK
+/// @blocks when unregistering: until a running callback returns    @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn par_on_event(
     rt: *mut par_runtime_t,
@@ -75,7 +79,8 @@ pub unsafe extern "C" fn par_on_event(
 /// @param  level    1 error, 2 warn, 3 info, 4 debug, 5 trace: this and worse
 /// @param  cb       NULL unregisters
 /// @param  destroy  may be NULL
-/// @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+/// @thread any; another runtime's callbacks cannot unregister: PAR_ERR_WOULD_DEADLOCK
+/// @blocks when unregistering: until a running callback returns    @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn par_on_log(
     rt: *mut par_runtime_t,
@@ -106,7 +111,8 @@ pub unsafe extern "C" fn par_on_log(
 ///
 /// @param  cb       NULL unregisters; gets {"type":"wakeup","run_id":...} or {"type":"wakeup","inbox":true}
 /// @param  destroy  may be NULL
-/// @thread any    @blocks when unregistering: until a running callback returns    @since 0.1
+/// @thread any; another runtime's callbacks cannot unregister: PAR_ERR_WOULD_DEADLOCK
+/// @blocks when unregistering: until a running callback returns    @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn par_on_wakeup(
     rt: *mut par_runtime_t,

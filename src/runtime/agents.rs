@@ -45,7 +45,7 @@ impl AgentTable {
     }
 
     pub fn get(&self, id: &AgentId) -> Option<Arc<AgentConfig>> {
-        self.agents.read().get(id).map(|entry| Arc::clone(&entry.config))
+        self.find(id).map(|entry| Arc::clone(&entry.config))
     }
 
     /// Adds an agent. A name that is taken is an error.
@@ -77,21 +77,35 @@ impl AgentTable {
         Ok(())
     }
 
-    /// Gives an agent other tools. What it shares between its runs (rate limits, quotas) stays.
-    pub fn set_tools(&self, core: &Core, id: &AgentId, tools: Vec<String>) -> Result<()> {
-        let entry = self.agents.read().get(id).cloned().ok_or_else(|| self.missing(id, "params.agent"))?;
-        let config = AgentConfig { tools, ..(*entry.config).clone() };
-        let entry = Entry {
-            config: Arc::new(config),
-            chain: entry.chain.clone(),
-            retry: entry.retry.clone(),
-            template: entry.template.clone(),
-            quota: entry.quota.clone(),
-            ready: Mutex::default(),
-        };
-        entry.make(core)?;
-        self.agents.write().insert(id.clone(), Arc::new(entry));
-        Ok(())
+    /// Changes the tools of an agent. What its runs share (rate limits, quotas) stays. `change` may run more than once: again when
+    /// the agent was replaced meanwhile.
+    pub fn set_tools(
+        &self,
+        core: &Core,
+        id: &AgentId,
+        change: impl Fn(&AgentConfig) -> Result<Vec<String>>,
+    ) -> Result<Arc<AgentConfig>> {
+        loop {
+            let old = self.entry(id, "params.agent")?;
+            let tools = change(&old.config)?;
+            let entry = Entry {
+                config: Arc::new(AgentConfig { tools, ..(*old.config).clone() }),
+                chain: old.chain.clone(),
+                retry: old.retry.clone(),
+                template: old.template.clone(),
+                quota: old.quota.clone(),
+                ready: Mutex::default(),
+            };
+            entry.make(core)?;
+            let config = Arc::clone(&entry.config);
+            let mut agents = self.agents.write();
+            if let Some(current) = agents.get_mut(id)
+                && Arc::ptr_eq(current, &old)
+            {
+                *current = Arc::new(entry);
+                return Ok(config);
+            }
+        }
     }
 
     pub fn remove(&self, id: &AgentId) -> bool {
@@ -100,22 +114,37 @@ impl AgentTable {
 
     /// The agent, ready to run.
     pub fn setup(&self, core: &Core, id: &AgentId, path: &str) -> Result<Arc<Setup>> {
-        let entry = self.agents.read().get(id).cloned().ok_or_else(|| self.missing(id, path))?;
+        let entry = self.entry(id, path)?;
         let generation = self.generation.load(Ordering::Acquire);
-        let mut ready = entry.ready.lock();
-        if let Some((of, setup)) = &*ready
-            && *of == generation
+        let ready = entry.ready.lock().clone();
+        if let Some((of, setup)) = ready
+            && of == generation
         {
-            return Ok(Arc::clone(setup));
+            return Ok(setup);
         }
+        // Without the lock: this reads tools and providers, and asks providers that the host wrote.
         let setup = Arc::new(entry.make(core)?);
-        *ready = Some((generation, Arc::clone(&setup)));
+        let mut ready = entry.ready.lock();
+        if ready.as_ref().is_none_or(|(of, _)| *of < generation) {
+            *ready = Some((generation, Arc::clone(&setup)));
+        }
         Ok(setup)
+    }
+
+    fn find(&self, id: &AgentId) -> Option<Arc<Entry>> {
+        self.agents.read().get(id).cloned()
+    }
+
+    fn entry(&self, id: &AgentId, path: &str) -> Result<Arc<Entry>> {
+        self.find(id).ok_or_else(|| self.missing(id, path))
     }
 
     pub fn missing(&self, id: &AgentId, path: &str) -> Error {
         let error = Error::new(Status::NotFound, format!("no agent {id:?} is registered")).with_path(path);
-        match strict::nearest(id.as_str(), self.agents.read().keys().map(AgentId::as_str)) {
+        let agents = self.agents.read();
+        let nearest = strict::nearest(id.as_str(), agents.keys().map(AgentId::as_str)).map(str::to_owned);
+        drop(agents);
+        match nearest {
             Some(near) => error.with_hint(format!("did you mean {near:?}?")),
             None => error.with_hint("register it first by par_register_agent"),
         }
@@ -178,14 +207,15 @@ impl Core {
         if name.is_empty() {
             return self.provider_by_default(path);
         }
-        let providers = self.providers.read();
-        providers.get(name).cloned().ok_or_else(|| {
+        let found = self.providers.read().get(name).cloned();
+        found.ok_or_else(|| {
+            let names: Vec<_> = self.providers.read().keys().cloned().collect();
             let error = Error::new(Status::NotFound, format!("no provider {name:?} is configured")).with_path(path);
-            match strict::nearest(name, providers.keys().map(String::as_str)) {
+            match strict::nearest(name, names.iter().map(String::as_str)) {
                 Some(near) => error.with_hint(format!("did you mean {near:?}?")),
                 None => error.with_hint(format!(
                     "add it to llm_providers, or set its key in the environment (OPENAI_API_KEY); configured: {}",
-                    providers.keys().cloned().collect::<Vec<_>>().join(", ")
+                    names.join(", ")
                 )),
             }
         })
@@ -193,15 +223,17 @@ impl Core {
 
     /// The default provider: the one that was named so, else the only one there is.
     fn provider_by_default(&self, path: &str) -> Result<Arc<dyn Provider>> {
-        if let Some(name) = self.default_provider.read().clone().filter(|name| !name.is_empty()) {
+        let default = self.default_provider.read().clone();
+        if let Some(name) = default.filter(|name| !name.is_empty()) {
             return self.provider(&name, path);
         }
-        let providers = self.providers.read();
-        let mut real = providers.values().filter(|provider| provider.kind() != "mock");
+        // Copied: `kind` is code of the host where the host wrote the provider.
+        let providers: Vec<_> = self.providers.read().values().cloned().collect();
+        let mut real = providers.iter().filter(|provider| provider.kind() != "mock");
         match (real.next(), real.next()) {
             (Some(only), None) => Ok(Arc::clone(only)),
             (None, _) | (Some(_), Some(_)) => {
-                let names = providers.keys().cloned().collect::<Vec<_>>().join(", ");
+                let names = providers.iter().map(|provider| provider.name()).collect::<Vec<_>>().join(", ");
                 Err(Error::new(Status::NotFound, "the model names no provider, and there is no default one")
                     .with_path(path)
                     .with_hint(format!("write \"provider/model\", or set default_provider; configured: {names}")))

@@ -123,6 +123,20 @@ impl Callbacks {
         self.registered.load(Ordering::Acquire) & (1 << slot as u8) != 0
     }
 
+    /// Refuses to unregister on a thread of the library other than the callback thread. The call would wait for the callback that
+    /// runs, and that may wait for this thread: two callbacks of two runtimes that unregister each other's.
+    pub fn check_barrier(&self) -> Result<()> {
+        let own = self.state.lock().thread;
+        if !threads::is_own_thread() || own == Some(std::thread::current().id()) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Status::WouldDeadlock,
+            "a callback of one runtime was to be unregistered on a thread of another one, or of a worker",
+        )
+        .with_hint("unregister it on a thread of your own, or in a callback of the same runtime"))
+    }
+
     /// Registers, replaces (`Some`) or unregisters (`None`) a callback. Unregistering waits until the callback neither
     /// runs nor will; from within a callback it takes effect when that returns. On failure the callback is handed back
     /// undropped, so that the caller still owns what it owns.
@@ -164,11 +178,12 @@ impl Callbacks {
             state.retired.push(old);
             state.retired_total += 1;
             self.changed.notify_all();
-            if is_barrier && state.thread != Some(std::thread::current().id()) {
-                let mine = state.retired_total;
-                while state.dropped_total < mine && !state.stopped {
-                    self.changed.wait(&mut state);
-                }
+        }
+        // Also when another call has unregistered it: what that one waits for may still run.
+        if is_barrier && state.thread != Some(std::thread::current().id()) {
+            let last = state.retired_total;
+            while state.dropped_total < last && !state.stopped {
+                self.changed.wait(&mut state);
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ use crate::config::{
     AgentConfig, Decision, Limits, LogLevel, ProviderConfig, RuntimeConfig, Steering, ToolConfig,
     providers_from_environment, strict,
 };
-use crate::events::{Bounds, Bus, Hub, LogSubscriber, Queue};
+use crate::events::{Bounds, Bus, Class, Hub, LogSink, LogSubscriber, Queue, Subscriber};
 use crate::llm::{HttpPool, Provider, Recorder, trusted_tls};
 use crate::middleware::Chain;
 use crate::store::{DeadLetter, Process, Store, StoreConfig};
@@ -286,13 +286,14 @@ impl Runtime {
 
     /// Adds a provider written in Rust.
     pub fn register_provider(&self, provider: Arc<dyn Provider>) -> Result<()> {
+        let name = provider.name().to_owned();
         let mut providers = self.core().providers.write();
-        if providers.contains_key(provider.name()) {
-            return Err(Error::new(Status::Exists, format!("a provider {:?} is already registered", provider.name()))
+        if providers.contains_key(&name) {
+            return Err(Error::new(Status::Exists, format!("a provider {name:?} is already registered"))
                 .with_path("provider.name")
                 .with_hint("remove it first by providers.remove"));
         }
-        providers.insert(provider.name().to_owned(), provider);
+        providers.insert(name, provider);
         drop(providers);
         self.core().agents.changed();
         Ok(())
@@ -367,6 +368,7 @@ impl Runtime {
         let core = self.core();
         let registers = callback.is_some();
         if !registers {
+            core.callbacks.check_barrier().map_err(|error| (error, None))?;
             core.connect_callback(slot, level, false);
         }
         core.callbacks.set(slot, callback, &core.log)?;
@@ -447,10 +449,10 @@ impl Core {
         if self.config.inbox.events {
             let inbox = Arc::clone(&self.inbox);
             let core = Arc::downgrade(self);
-            // Host work has one place each; the inbox gets its own by another way.
-            let subscriber: crate::events::Subscriber = Arc::new(move |json| {
-                if !is_host_work(json) {
-                    keep_lost(&core, INBOX, inbox.push_lossy(json, must_stay));
+            // Host work has one destination each; what the inbox is to do comes to it from the desk.
+            let subscriber: Subscriber = Arc::new(move |kind, json| {
+                if !kind.is_host_work() {
+                    keep_lost(&core, INBOX, inbox.push_lossy(json, Class::Event));
                 }
             });
             self.hub.set("inbox", Some(subscriber));
@@ -458,8 +460,7 @@ impl Core {
         if self.config.inbox.log_level > LogLevel::Off {
             let inbox = Arc::clone(&self.inbox);
             let core = Arc::downgrade(self);
-            let sink: crate::events::Subscriber =
-                Arc::new(move |json| keep_lost(&core, INBOX, inbox.push_lossy(json, must_stay)));
+            let sink: LogSink = Arc::new(move |json| keep_lost(&core, INBOX, inbox.push_lossy(json, Class::Log)));
             self.log.set("inbox", Some((self.config.inbox.log_level, sink)));
         }
         let callbacks = Arc::downgrade(&self.callbacks);
@@ -485,14 +486,14 @@ impl Core {
             }
             CallbackSlot::Event => {
                 let core = Arc::downgrade(self);
-                let subscriber: crate::events::Subscriber = Arc::new(move |json| {
+                let subscriber: Subscriber = Arc::new(move |_, json| {
                     keep_lost(&core, CALLBACK, callbacks.deliver_lossy(CallbackSlot::Event, json));
                 });
                 self.hub.set("callback", connected.then_some(subscriber));
             }
             CallbackSlot::Log => {
                 let core = Arc::downgrade(self);
-                let sink: crate::events::Subscriber = Arc::new(move |json| {
+                let sink: LogSink = Arc::new(move |json| {
                     keep_lost(&core, CALLBACK, callbacks.deliver_lossy(CallbackSlot::Log, json));
                 });
                 self.log.set("callback", connected.then_some((level, sink)));
@@ -507,12 +508,10 @@ pub(super) const INBOX: &str = "inbox";
 /// The event callback, as a dead letter names it.
 pub(super) const CALLBACK: &str = "callback";
 
-/// Keeps an event that its reader was too slow for. Log messages are counted, and no more.
+/// Keeps an event that was dropped because its reader was too slow.
 fn keep_lost(core: &Weak<Core>, subscription: &str, lost: Option<Vec<u8>>) {
     let Some(event) = lost.and_then(|json| serde_json::from_slice::<Value>(&json).ok()) else { return };
-    if event.get("seq").is_some()
-        && let Some(core) = core.upgrade()
-    {
+    if let Some(core) = core.upgrade() {
         core.keep_letter(subscription, "its reader was too slow: the queue was full", event);
     }
 }
@@ -545,27 +544,6 @@ impl Core {
             }
         }
     }
-}
-
-/// What the inbox must never lose: calls that wait for an answer, their cancellation, and streams that are ready.
-fn is_host_work(json: &[u8]) -> bool {
-    let text = std::str::from_utf8(json).unwrap_or_default();
-    [
-        "tool_call",
-        "tool_cancelled",
-        "approval_request",
-        "middleware_call",
-        "middleware_cancelled",
-        "credential_request",
-        "ready",
-    ]
-    .iter()
-    .any(|kind| text.contains(&format!(r#""type":"{kind}""#)))
-}
-
-/// What a full inbox drops nothing of: host work, and what it took for a subscription because there was room.
-fn must_stay(json: &[u8]) -> bool {
-    json.starts_with(br#"{"type":"event","subscription":"#) || is_host_work(json)
 }
 
 fn raw(text: &str) -> Result<Box<RawValue>> {

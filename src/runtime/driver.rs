@@ -77,7 +77,8 @@ impl DriverPool {
     }
 
     fn take(&self, log: &Arc<LogSubscriber>) -> Result<Driver> {
-        if let Some((_, driver)) = self.idle.lock().pop() {
+        let idle = self.idle.lock().pop();
+        if let Some((_, driver)) = idle {
             return Ok(driver);
         }
         let log = Arc::clone(log);

@@ -309,13 +309,13 @@ async fn answer(core: &Arc<Core>, call: Call, caller: &Caller<'_>) -> Answer {
         Call::MetricsSnapshot(NoParams {}) => core.metrics_snapshot(),
         Call::ModelsGet(ModelParams { model }) => core.model_json(&model)?,
         Call::ProvidersList(NoParams {}) => {
-            let providers = core.providers.read();
-            let default = core.default_provider.read();
+            let providers: Vec<_> = core.providers.read().values().cloned().collect();
+            let default = core.default_provider.read().clone();
             let item = |provider: &Arc<dyn crate::llm::Provider>| {
                 let name = provider.name();
                 json!({"name": name, "type": provider.kind(), "default": default.as_deref() == Some(name)})
             };
-            list(providers.values().map(item).collect())
+            list(providers.iter().map(item).collect())
         }
         Call::ProvidersRemove(ProviderParams { provider }) => {
             core.provider(&provider, "params.provider")?;
@@ -384,25 +384,26 @@ async fn answer(core: &Arc<Core>, call: Call, caller: &Caller<'_>) -> Answer {
 impl Core {
     fn update_agent(&self, update: AgentUpdate) -> Result<Value> {
         let AgentUpdate { agent: id, add_tools, remove_tools } = update;
-        let agent = self.agents.get(&id).ok_or_else(|| self.agents.missing(&id, "params.agent"))?;
-        let mut tools = agent.tools.clone();
-        for (index, name) in remove_tools.iter().enumerate() {
-            let at = tools.iter().position(|tool| tool == name).ok_or_else(|| {
-                Error::new(Status::NotFound, format!("the agent {id:?} has no tool {name:?}"))
-                    .with_path(format!("params.remove_tools[{index}]"))
-            })?;
-            tools.remove(at);
-        }
-        self.tools.resolve(&add_tools, "params.add_tools")?;
-        for (index, name) in add_tools.into_iter().enumerate() {
-            if tools.contains(&name) {
-                return Err(Error::new(Status::Exists, format!("the agent {id:?} has the tool {name:?} already"))
-                    .with_path(format!("params.add_tools[{index}]")));
+        let change = |agent: &config::AgentConfig| {
+            let mut tools = agent.tools.clone();
+            for (index, name) in remove_tools.iter().enumerate() {
+                let at = tools.iter().position(|tool| tool == name).ok_or_else(|| {
+                    Error::new(Status::NotFound, format!("the agent {id:?} has no tool {name:?}"))
+                        .with_path(format!("params.remove_tools[{index}]"))
+                })?;
+                tools.remove(at);
             }
-            tools.push(name);
-        }
-        self.agents.set_tools(self, &id, tools)?;
-        self.agents.get(&id).map(|agent| agent_json(&agent)).ok_or_else(|| self.agents.missing(&id, "params.agent"))
+            self.tools.resolve(&add_tools, "params.add_tools")?;
+            for (index, name) in add_tools.iter().enumerate() {
+                if tools.contains(name) {
+                    return Err(Error::new(Status::Exists, format!("the agent {id:?} has the tool {name:?} already"))
+                        .with_path(format!("params.add_tools[{index}]")));
+                }
+                tools.push(name.clone());
+            }
+            Ok(tools)
+        };
+        Ok(agent_json(&*self.agents.set_tools(self, &id, change)?))
     }
 
     fn model_json(&self, model: &str) -> Result<Value> {

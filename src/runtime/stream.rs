@@ -51,13 +51,20 @@ impl Stream {
         &self.queue
     }
 
-    /// Its result, once the terminal event is there; as often as asked.
+    /// Its result, as often as asked. None until the terminal event can be read: when there is a result, every event is readable, and
+    /// so is the descriptor.
     pub fn answer(&self) -> Option<Answer> {
-        Some(match self.ended.get()? {
+        Some(match self.end()? {
             Ok(Outcome::Run(result)) => result_json(&self.run_id, result),
             Ok(Outcome::Method(json)) => Ok(json.clone()),
             Err(error) => Err(error.clone()),
         })
+    }
+
+    /// The end, if the terminal event can be read.
+    fn end(&self) -> Option<&Result<Outcome>> {
+        // The outcome is set before the terminal event is staged.
+        if self.queue.show_end() { self.ended.get() } else { None }
     }
 
     /// Ends the run early. Idempotent; a finished run stays as it ended.
@@ -79,7 +86,7 @@ impl Stream {
 
     /// `{run_id, state, queued, dropped}`.
     pub fn info(&self) -> String {
-        let state = match self.ended.get() {
+        let state = match self.end() {
             None => "running",
             Some(Ok(_)) => "completed",
             Some(Err(error)) if error.status() == Status::Cancelled => "cancelled",

@@ -113,7 +113,8 @@ impl HostDesk {
     }
 
     fn answer(&self, token: u64, answer: HostAnswer) -> Result<()> {
-        let call = self.open.lock().remove(&token).ok_or_else(|| stale(token))?;
+        let call = self.open.lock().remove(&token);
+        let call = call.ok_or_else(|| stale(token))?;
         call.answer.send(answer).map_err(|_| stale(token))
     }
 }

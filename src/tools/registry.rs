@@ -95,13 +95,9 @@ impl Registry {
     /// Puts a tool in the place of the one of that name.
     pub fn replace(&self, tool: Registered) -> Result<()> {
         let name = tool.config.name.clone();
-        let replaced = match self.tools.write().get_mut(&name) {
-            Some(place) => {
-                *place = Arc::new(tool);
-                true
-            }
-            None => false,
-        };
+        let tool = Arc::new(tool);
+        // The guard is a temporary of this statement: it is dropped before `not_found` reads the tools.
+        let replaced = self.tools.write().get_mut(&name).map(|place| *place = tool).is_some();
         if replaced { Ok(()) } else { Err(self.not_found(&name, Some("tool.name".into()))) }
     }
 

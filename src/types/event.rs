@@ -473,15 +473,7 @@ impl EventBody<'_> {
 
     /// Whether the host must act on it: an answer is wanted, or not wanted any more.
     pub fn is_host_work(&self) -> bool {
-        matches!(
-            self,
-            Self::ToolCall { .. }
-                | Self::ToolCancelled { .. }
-                | Self::ApprovalRequest { .. }
-                | Self::MiddlewareCall { .. }
-                | Self::MiddlewareCancelled { .. }
-                | Self::CredentialRequest { .. }
-        )
+        self.kind().is_host_work()
     }
 }
 

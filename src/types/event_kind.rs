@@ -80,6 +80,19 @@ impl EventKind {
     pub const fn bit(self) -> u64 {
         1 << self as u8
     }
+
+    /// Whether the host must act on it: it asks for an answer, or takes a question back.
+    pub const fn is_host_work(self) -> bool {
+        matches!(
+            self,
+            Self::ToolCall
+                | Self::ToolCancelled
+                | Self::ApprovalRequest
+                | Self::MiddlewareCall
+                | Self::MiddlewareCancelled
+                | Self::CredentialRequest
+        )
+    }
 }
 
 #[cfg(test)]
