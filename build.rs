@@ -45,6 +45,7 @@ fn link_arguments() {
         "windows" => {}
         _ => {
             println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libpar.so.{version}");
+            link_soname(&version);
             // Threads of the library outlive a dlclose, so unloading would pull the code from under them.
             println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
             if env::var_os("CARGO_FEATURE_OBJECT_STORE").is_some() {
@@ -52,6 +53,31 @@ fn link_arguments() {
             }
         }
     }
+}
+
+/// Puts `libpar.so.VERSION` beside `libpar.so`: a program that is linked against the build folder looks for that name. Cargo makes the
+/// library under one name only.
+fn link_soname(version: &str) {
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    // target/PROFILE/build/par-HASH/out
+    let Some(folder) = out.ancestors().nth(3) else { return };
+    let link = folder.join(format!("libpar.so.{version}"));
+    if link.symlink_metadata().is_err()
+        && let Err(error) = symlink("libpar.so", &link)
+    {
+        println!("cargo::warning={} cannot be made, so linked programs do not find the library: {error}", link.display());
+    }
+}
+
+#[cfg(unix)]
+fn symlink(target: &str, link: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
+}
+
+/// Cross builds from elsewhere: the file is copied by hand.
+#[cfg(not(unix))]
+fn symlink(_: &str, _: &Path) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 /// C functions that `crc-fast`, a dependency of `object_store`, cannot be built without, and that are none of ours to export.

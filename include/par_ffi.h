@@ -430,7 +430,8 @@ PAR_EXPORT par_status_t par_stream_drain(par_stream_t *s,
 /* The result of the run or method. May be asked as often as wanted.
  *
  * @out    out  owned JSON; free with par_free
- * @return PAR_PENDING until it ended; PAR_OK with the result; else how it failed, the same error as in the event
+ * @return PAR_PENDING until the terminal event can be read; then PAR_OK with the result, or how it failed, the same error as in
+ * the event. Once this is not PAR_PENDING, par_stream_poll never is, and the descriptor is readable
  * @thread any    @blocks never    @returns owned    @since 0.1
  */
 PAR_EXPORT par_status_t par_stream_result(par_stream_t *s,

@@ -172,11 +172,10 @@ static const char TOOL[] =
 
 static void set_up(int port, int sse, const char *model, int with_tool) {
     char text[1024];
-    const char *threads = getenv("PAR_BENCH_THREADS");
     snprintf(text, sizeof text,
-             "{\"threads\":%s,\"persistence\":\"noop\",\"llm_providers\":{\"bench\":{\"type\":\"openai\",\"api_key\":\"k\","
+             "{\"persistence\":\"noop\",\"llm_providers\":{\"bench\":{\"type\":\"openai\",\"api_key\":\"k\","
              "\"base_url\":\"http://127.0.0.1:%d/v1\",\"stream\":%s}}}",
-             threads ? threads : "1", port, sse ? "true" : "false");
+             port, sse ? "true" : "false");
     TRY(par_runtime_create(PAR_ABI_VERSION, text, PAR_NTS, &rt, &err));
     if (with_tool) TRY(par_register_tool(rt, TOOL, PAR_NTS, &err));
     snprintf(text, sizeof text,
@@ -189,7 +188,7 @@ static void set_up(int port, int sse, const char *model, int with_tool) {
 static void set_up_scripted(const char *turns, const char *runtime_keys, const char *agent_keys, size_t tools) {
     size_t room = strlen(turns) + 4096;
     char *text = malloc(room), names[1024] = "";
-    snprintf(text, room, "{\"threads\":2,\"persistence\":\"noop\",\"llm_providers\":{\"bench\":{\"type\":\"mock\",\"turns\":[%s]}}%s}", turns,
+    snprintf(text, room, "{\"persistence\":\"noop\",\"llm_providers\":{\"bench\":{\"type\":\"mock\",\"turns\":[%s]}}%s}", turns,
              runtime_keys);
     TRY(par_runtime_create(PAR_ABI_VERSION, text, PAR_NTS, &rt, &err));
     TRY(par_register_tool(rt, TOOL, PAR_NTS, &err));

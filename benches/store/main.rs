@@ -47,7 +47,7 @@ fn open(path: Option<&Path>, keys: Value, turns: Value) -> Runtime {
 }
 
 fn open_at(persistence: Value, keys: Value, turns: Value) -> Runtime {
-    let mut config = json!({"threads": 1, "persistence": persistence,
+    let mut config = json!({"persistence": persistence,
                             "llm_providers": {"mock": {"type": "mock", "turns": turns}}});
     for (key, value) in keys.as_object().into_iter().flatten() {
         config[key] = value.clone();

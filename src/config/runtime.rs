@@ -155,8 +155,7 @@ impl RuntimeConfig {
 
     /// The number of worker threads.
     pub fn worker_threads(&self) -> usize {
-        self.threads
-            .map_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4), usize::from)
+        self.threads.map_or_else(|| crate::types::parallelism().min(4), usize::from)
     }
 }
 

@@ -280,15 +280,10 @@ impl Callbacks {
     }
 
     fn start(self: &Arc<Self>, log: &Arc<LogSubscriber>) -> Result<ThreadId> {
-        let (callbacks, log) = (Arc::clone(self), Arc::clone(log));
-        std::thread::Builder::new()
-            .name("par-callback".into())
-            .spawn(move || {
-                threads::adopt(&log);
-                callbacks.work();
-            })
+        let callbacks = Arc::clone(self);
+        threads::spawn("par-callback", log, move || callbacks.work())
             .map(|handle| handle.thread().id())
-            .map_err(|error| Error::new(Status::Io, format!("no thread for callbacks: {error}")))
+            .map_err(|error| threads::refused("the thread for callbacks", &error))
     }
 
     fn work(&self) {

@@ -227,7 +227,7 @@ impl Workspace {
         queue.jobs.lock().1 = 1;
         worker.folder(Arc::new(first), &top, 0, ignores, &mut visit);
         queue.jobs.lock().1 = 0;
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_THREADS);
+        let threads = crate::types::parallelism().min(MAX_THREADS);
         std::thread::scope(|scope| {
             if !queue.jobs.lock().0.is_empty() {
                 for _ in 1..threads {
