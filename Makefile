@@ -1,12 +1,16 @@
 # libpar. `make demo` runs the main job offline, `make test` passes all tests; each sets up what it needs.
 #
 #   make demo     build, and run examples/c/stream_tools.c: a streaming agent that calls the host's own function
-#   make test     Rust, C (plain, AddressSanitizer, valgrind) and Python tests; what is not installed is skipped visibly,
-#                 or, with PAR_TEST_REQUIRE_ALL=1, is a failure
+#   make test     Rust, C and Python tests, in less than 15 minutes on two cores
+#   make soak     what takes longer: 500 kills, all C tests under AddressSanitizer and valgrind, stress, fuzz
 #   make header   regenerate include/par_ffi.h, include/par.abi.json and the generated layers of the bindings
 #   make lint     formatting, clippy, and that generated files are up to date
 #   make bench    the benchmarks of benches/README.md, as one table
 #   make install  library, header and par.pc below PREFIX (default /usr/local) and DESTDIR
+#
+# `make test` and `make soak` have parts (`make test-rust`, `make soak-valgrind`, ...). A part that fails keeps no other from
+# running; the last line names those that failed. What is not installed is skipped visibly, or, with PAR_TEST_REQUIRE_ALL=1, is a
+# failure.
 
 PREFIX  ?= /usr/local
 CARGO   ?= cargo
@@ -15,56 +19,114 @@ CC      ?= cc
 
 VERSION  := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 SOVERSION := $(shell echo $(VERSION) | sed 's/^0\.\([0-9]*\)\..*/0.\1/; t; s/^\([0-9]*\)\..*/\1/')
+DEMO     := target/demo
+DEV      := target/debug/deps
 FAST     := target/fast
 VENV     := build/venv
 SOURCES  := $(shell find src -name '*.rs') Cargo.toml Cargo.lock build.rs cbindgen.toml
+# What the soak may take: kills of each torture, and seconds of each stress.
+KILLS    ?= 500
+STRESS   ?= 120
+FUZZ     ?= 5000
 
-.PHONY: demo test test-rust test-c test-python live header lint bench install clean
+.PHONY: demo test test-rust test-c test-header test-python soak soak-torture soak-stress soak-asan soak-valgrind soak-fuzz \
+	live header lint bench install clean
 .DELETE_ON_ERROR:
 
-# ---- the library, without the long link of a release
+# Runs parts although one fails, and says which did. $(1): the name of the whole, $(2): its parts.
+run_parts = @failed=; for part in $(2); do \
+		began=$$(date +%s); printf '\n==== %s\n' "$$part"; \
+		$(MAKE) --no-print-directory $$part || failed="$$failed $$part"; \
+		printf '==== %s: %s s\n' "$$part" $$(($$(date +%s) - began)); \
+	done; \
+	if [ -n "$$failed" ]; then echo "make $(1): FAILED:$$failed"; exit 1; fi; echo "make $(1): all passed"
 
-$(FAST)/libpar.so: $(SOURCES)
-	$(CARGO) build --profile fast --lib
+# ---- the library
+
+# With all features and the checks of a debug build: what the tests run on. The same build as that of the Rust tests, which
+# `cargo build` is not: their tokio has other features.
+$(DEV)/libpar.so: $(SOURCES)
+	$(CARGO) test --locked --no-run
 	@touch $@
-	@ln -sf libpar.so $(FAST)/libpar.so.$(SOVERSION)
 
-$(FAST)/examples/%: examples/c/%.c $(FAST)/libpar.so include/par_ffi.h
-	@mkdir -p $(@D)
-	$(CC) -std=gnu99 -O1 -Wall -Wextra -Wpedantic -Werror -Iinclude $< -o $@ -L$(FAST) -lpar -Wl,-rpath,$(abspath $(FAST))
+# Optimized, without the long link of a release: what the soak runs on.
+$(FAST)/libpar.so: $(SOURCES)
+	$(CARGO) build --locked --profile fast --lib
+	@touch $@
 
-demo: $(FAST)/examples/stream_tools
+# Compiled as soon as can be: without the features that the demo does not use.
+$(DEMO)/libpar.so: $(SOURCES)
+	$(CARGO) rustc --locked --profile demo --no-default-features --lib --crate-type cdylib
+	@touch $@
+
+EXAMPLE = @mkdir -p $(@D); set -x; \
+	$(CC) -std=gnu99 -O1 -Wall -Wextra -Wpedantic -Werror -Iinclude $< -o $@ -L$(1) -lpar -Wl,-rpath,$(abspath $(1))
+
+$(DEMO)/examples/%: examples/c/%.c $(DEMO)/libpar.so include/par_ffi.h
+	$(call EXAMPLE,$(DEMO))
+
+build/examples/%: examples/c/%.c $(DEV)/libpar.so include/par_ffi.h
+	$(call EXAMPLE,$(DEV))
+
+demo: $(DEMO)/examples/stream_tools
 	@echo
 	@$<
 
 # ---- tests
 
-test: test-rust test-c test-python
+test:
+	$(call run_parts,test,test-rust test-c test-header test-python)
 
+# Killed 25 times here, and $(KILLS) times in the soak.
 test-rust:
-	$(CARGO) test --locked
+	PAR_TORTURE_KILLS=$${PAR_TORTURE_KILLS:-25} $(CARGO) test --locked --no-fail-fast
 
-test-c: $(FAST)/libpar.so $(FAST)/examples/invoke $(FAST)/examples/stream_tools $(FAST)/examples/epoll
-	@for example in invoke stream_tools epoll; do echo "== examples/c/$$example"; OPENAI_API_KEY= $(FAST)/examples/$$example >/dev/null || exit 1; done
-	$(MAKE) -C capi_tests check check-header LIB_DIR=$(abspath $(FAST)) BUILD_DIR=$(abspath build/capi)
-	$(MAKE) -C capi_tests check-asan LIB_DIR=$(abspath $(FAST)) BUILD_DIR=$(abspath build/capi)
-	@if command -v valgrind >/dev/null; then $(MAKE) -C capi_tests check-valgrind LIB_DIR=$(abspath $(FAST)) BUILD_DIR=$(abspath build/capi); \
-	elif [ -n "$$PAR_TEST_REQUIRE_ALL" ]; then echo "valgrind is required and not installed"; exit 1; \
-	else echo "SKIPPED: the C tests under valgrind (apt-get install valgrind)"; fi
+test-c: $(DEV)/libpar.so build/examples/invoke build/examples/stream_tools build/examples/epoll
+	@for example in invoke stream_tools epoll; do echo "== examples/c/$$example"; OPENAI_API_KEY= build/examples/$$example >/dev/null || exit 1; done
+	$(MAKE) -C capi_tests check LIB_DIR=$(abspath $(DEV)) BUILD_DIR=$(abspath build/capi)
+
+test-header: $(DEV)/libpar.so
+	$(MAKE) -C capi_tests check-header LIB_DIR=$(abspath $(DEV)) BUILD_DIR=$(abspath build/capi)
 
 # The wheel is built and installed as a user would, and tested from there.
-test-python: $(FAST)/libpar.so
+test-python: $(DEV)/libpar.so
 	@if ! $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null; then \
 		if [ -n "$$PAR_TEST_REQUIRE_ALL" ]; then echo "python3 with venv is required"; exit 1; fi; \
 		echo "SKIPPED: the Python tests (apt-get install python3-venv)"; \
 	else \
 		set -e; \
 		[ -x $(VENV)/bin/pytest ] || { $(PYTHON) -m venv $(VENV) && $(VENV)/bin/pip install -q --disable-pip-version-check pytest mypy; }; \
-		PAR_LIBRARY=$(abspath $(FAST)/libpar.so) $(VENV)/bin/pip install -q --disable-pip-version-check --force-reinstall ./bindings/python; \
+		PAR_LIBRARY=$(abspath $(DEV)/libpar.so) $(VENV)/bin/pip install -q --disable-pip-version-check --force-reinstall ./bindings/python; \
 		$(VENV)/bin/pytest bindings/python/tests; \
 		$(VENV)/bin/mypy --python-executable $(VENV)/bin/python --strict bindings/python/tests/typing_check.py; \
 		OPENAI_API_KEY= $(VENV)/bin/python examples/python/chat.py "What is 17 + 25?" >/dev/null; \
 	fi
+
+# ---- what takes longer
+
+soak:
+	$(call run_parts,soak,soak-torture soak-stress soak-asan soak-valgrind soak-fuzz)
+
+soak-torture:
+	PAR_TORTURE_KILLS=$(KILLS) $(CARGO) test --locked --test torture
+
+soak-stress: $(FAST)/libpar.so
+	PAR_TEST_STRESS_SECONDS=$(STRESS) $(CARGO) test --locked --test registry
+	PAR_TEST_STRESS_SECONDS=$(STRESS) $(MAKE) -C capi_tests check TESTS="registry threads runtimes leaks" \
+		LIB_DIR=$(abspath $(FAST)) BUILD_DIR=$(abspath build/capi-fast)
+
+soak-asan: $(FAST)/libpar.so
+	$(MAKE) -C capi_tests check-asan LIB_DIR=$(abspath $(FAST)) BUILD_DIR=$(abspath build/capi-fast)
+
+soak-valgrind: $(FAST)/libpar.so
+	@if command -v valgrind >/dev/null; then $(MAKE) -C capi_tests check-valgrind LIB_DIR=$(abspath $(FAST)) BUILD_DIR=$(abspath build/capi-fast); \
+	elif [ -n "$$PAR_TEST_REQUIRE_ALL" ]; then echo "valgrind is required and not installed"; exit 1; \
+	else echo "SKIPPED: the C tests under valgrind (apt-get install valgrind)"; fi
+
+# Random calls of the C ABI, each seed a sequence of its own.
+soak-fuzz: $(FAST)/libpar.so
+	PAR_TEST_SEEDS=$(FUZZ) PAR_TEST_SECONDS=1800 $(MAKE) -C capi_tests check TESTS=handles \
+		LIB_DIR=$(abspath $(FAST)) BUILD_DIR=$(abspath build/capi-fast)
 
 # Real providers, those whose keys are in the environment; costs a fraction of a cent.
 live:

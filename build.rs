@@ -61,11 +61,16 @@ fn link_soname(version: &str) {
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     // target/PROFILE/build/par-HASH/out
     let Some(folder) = out.ancestors().nth(3) else { return };
-    let link = folder.join(format!("libpar.so.{version}"));
-    if link.symlink_metadata().is_err()
-        && let Err(error) = symlink("libpar.so", &link)
-    {
-        println!("cargo::warning={} cannot be made, so linked programs do not find the library: {error}", link.display());
+    // `cargo build` puts the library into the first, and `cargo test` into the second alone.
+    for folder in [folder.to_owned(), folder.join("deps")] {
+        let link = folder.join(format!("libpar.so.{version}"));
+        if folder.is_dir()
+            && link.symlink_metadata().is_err()
+            && let Err(error) = symlink("libpar.so", &link)
+        {
+            let link = link.display();
+            println!("cargo::warning={link} cannot be made, so linked programs do not find the library: {error}");
+        }
     }
 }
 

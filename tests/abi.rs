@@ -66,9 +66,12 @@ fn the_library_has_its_name_and_stays_loaded() {
         let known = ["libc.so", "libm.so", "libgcc_s.so", "ld-linux", "libpthread.so", "libdl.so"];
         assert!(known.iter().any(|name| library.starts_with(name)), "unexpected dependency: {library} in {needed:?}");
     }
-    // A program that is linked against the build folder looks for the library by that name, whatever built it.
-    let built = std::env::current_exe().unwrap().parent().and_then(Path::parent).unwrap().join("libpar.so.0.1");
-    assert_eq!(fs::read_link(&built).unwrap(), Path::new("libpar.so"), "{}", built.display());
+    // A program that is linked against a build folder looks for the library by that name, whatever built it.
+    let test = std::env::current_exe().unwrap();
+    for folder in test.ancestors().skip(1).take(2) {
+        let link = folder.join("libpar.so.0.1");
+        assert_eq!(fs::read_link(&link).ok().as_deref(), Some(Path::new("libpar.so")), "{}", link.display());
+    }
     let segments = output("readelf", &["-lW"]);
     let stack = segments.lines().find(|line| line.contains("GNU_STACK")).unwrap();
     assert!(!stack.contains("RWE"), "an executable stack: {stack}");

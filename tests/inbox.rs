@@ -10,7 +10,8 @@ use std::time::Duration;
 
 fn listening(turns: Value) -> Runtime {
     let mock = json!({"type": "mock", "turns": turns});
-    let runtime = support::create(&json!({"inbox": {"events": true}, "llm_providers": {"mock": mock}}).to_string()).unwrap();
+    let runtime =
+        support::create(&json!({"inbox": {"events": true}, "llm_providers": {"mock": mock}}).to_string()).unwrap();
     runtime.register_tool(r#"{"name": "add", "description": "Adds."}"#).unwrap();
     runtime.register_agent(r#"{"id": "a", "model": "mock/m", "tools": ["add"]}"#).unwrap();
     runtime.inbox();
@@ -66,7 +67,8 @@ fn a_tag_that_looks_like_a_message_hides_no_event() {
 #[test]
 fn a_full_inbox_drops_events_that_look_like_host_work() {
     let mock = json!({"type": "mock", "turns": [{"text": "x"}]});
-    let config = json!({"inbox": {"events": true}, "limits": {"inbox_queue_events": 2}, "llm_providers": {"mock": mock}});
+    let config =
+        json!({"inbox": {"events": true}, "limits": {"inbox_queue_events": 2}, "llm_providers": {"mock": mock}});
     let runtime = support::create(&config.to_string()).unwrap();
     runtime.register_agent(r#"{"id": "a", "model": "mock/m"}"#).unwrap();
     runtime.inbox();

@@ -19,10 +19,21 @@ fn blocks(document: &str, language: &str) -> Vec<String> {
 #[test]
 fn the_configuration_of_the_readme_is_one() {
     let blocks = blocks("README.md", "json");
-    assert_eq!(blocks.len(), 1);
+    assert_eq!(blocks.len(), 2);
     // What it makes, it makes somewhere else.
     std::env::set_current_dir(tempfile::tempdir().unwrap().keep()).unwrap();
-    Runtime::create(&blocks[0]).unwrap();
+    for block in blocks {
+        Runtime::create(&block).unwrap();
+    }
+}
+
+#[test]
+fn the_defaults_of_the_readme_are_the_defaults() {
+    use par::config::RuntimeConfig;
+    let shown = &blocks("README.md", "json")[0];
+    assert!(shown.contains("max_tool_result_bytes") && shown.contains("drain_timeout"), "{shown}");
+    let read = |json: &str| format!("{:#?}", RuntimeConfig::from_json(json).unwrap());
+    assert_eq!(read(shown), read("{}"));
 }
 
 #[test]

@@ -118,7 +118,11 @@ fn every_registry_function_from_sixteen_threads() {
                     if let Err(error) = step(runtime, number / 64) {
                         assert!(EXPECTED.contains(&error.status()), "{what}: {error}");
                     }
-                    while runtime.inbox().drain(usize::MAX, |_| ()).is_ok_and(|polled| polled == par::events::Polled::Event(())) {}
+                    while runtime
+                        .inbox()
+                        .drain(usize::MAX, |_| ())
+                        .is_ok_and(|polled| polled == par::events::Polled::Event(()))
+                    {}
                     calls.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -170,7 +174,8 @@ fn callbacks_that_unregister_each_others_are_refused() {
             let status = no_callback(&other, CallbackSlot::Event).map_err(|error| error.status());
             sender.send(status).unwrap();
         };
-        let registered = runtimes[own].set_callback(CallbackSlot::Event, LogLevel::Off, Some(Callback::new(call, || {})));
+        let registered =
+            runtimes[own].set_callback(CallbackSlot::Event, LogLevel::Off, Some(Callback::new(call, || {})));
         assert!(registered.is_ok());
     }
     for runtime in &runtimes {

@@ -42,6 +42,7 @@ fn blocking_and_streaming_are_the_same_run() {
     let mut streamed = streamed.unwrap();
     for result in [&mut blocking, &mut streamed] {
         assert!(result["run_id"].take().is_string());
+        assert!(result["duration_ms"].take().as_u64().is_some_and(|duration| duration < 10_000));
     }
     assert_eq!(blocking, streamed);
     assert_eq!(
@@ -496,6 +497,17 @@ fn the_description_is_complete() {
     }
     let error = runtime.call("sessions.lst", "", None).unwrap_err();
     assert_eq!(error.hint(), Some("did you mean \"sessions.list\"?"));
+}
+
+/// A result says how long the run took, and so does the terminal event.
+#[test]
+fn a_result_has_its_duration() {
+    let runtime = scripted(json!([{"text": "x", "delay_ms": 120}]));
+    agent(&runtime, json!([]));
+    let (events, result) = ask(&runtime, "x");
+    let duration = result.unwrap()["duration_ms"].as_u64().unwrap();
+    assert!((120..10_000).contains(&duration), "{duration}");
+    assert_eq!(events.last().unwrap()["duration_ms"], duration);
 }
 
 /// When a stream has a result, all of its events can be read. (capi_tests/stream.c has the same of the descriptor.)

@@ -14,7 +14,7 @@ use crate::llm::{HttpPool, ModelAnswer};
 use crate::store::Unfinished;
 use crate::types::{
     AgentId, Error, EventBody, FinishReason, Mark, Message, Part, Result, RunResult, Status, ToolCallId,
-    ToolCallRecord, ToolResult, TranscriptError, text_of,
+    ToolCallRecord, ToolResult, TranscriptError, millis, text_of,
 };
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -446,6 +446,7 @@ impl Loop<'_> {
             agent: work.setup.config.id.clone(),
             model: ended.model,
             iterations: work.progress.iterations,
+            duration_ms: millis(work.progress.began.elapsed()),
             session: work.spec.session.clone(),
         }
     }

@@ -21,6 +21,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// What must survive the loop being dropped in the middle.
 pub struct Progress {
@@ -30,6 +31,8 @@ pub struct Progress {
     /// What the run and those below it have consumed.
     pub meter: Arc<Meter>,
     pub iterations: u32,
+    /// When the run began to wait for its place.
+    pub began: Instant,
     pub started_calls: StartedCalls,
     pub account: Account,
     /// How often what was said before was compacted or rewritten.
@@ -72,6 +75,7 @@ impl Progress {
             conversation: Conversation::Own(session),
             meter,
             iterations: 0,
+            began: Instant::now(),
             started_calls: StartedCalls::default(),
             account,
             history: 0,

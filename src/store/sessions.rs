@@ -105,9 +105,13 @@ impl Sessions {
             if lock.is_none() {
                 lock = Some(match waits {
                     true => backend.lock_session(key).await?,
-                    false => backend.try_lock_session(key).await?.ok_or_else(|| busy(key))?,
+                    false => {
+                        let free = backend.try_lock_session(key).await?;
+                        free.ok_or_else(|| busy(key))?
+                    }
                 });
-                match backend.load_session(key, known.is_some().then_some(version)).await? {
+                let loaded = backend.load_session(key, known.is_some().then_some(version)).await?;
+                match loaded {
                     Load::Unchanged => {}
                     Load::Absent => (known, version) = (None, 0),
                     Load::Session(stored) => {

@@ -116,6 +116,7 @@ mod tests {
             agent: "a".into(),
             model: "m".into(),
             iterations: 1,
+            duration_ms: 5,
             session: None,
         };
         let mut out = Vec::new();

@@ -523,6 +523,8 @@ pub struct RunResult {
     pub model: String,
     /// How many model requests were made.
     pub iterations: u32,
+    /// How long the run took, in milliseconds; of a run that was resumed, since then.
+    pub duration_ms: u64,
     /// The conversation it belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,

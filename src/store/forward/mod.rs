@@ -269,7 +269,8 @@ impl Forwarder {
     /// Makes a last attempt, which may take a moment, and ends. What is left goes on at the next start.
     pub fn close(&self) {
         self.closing.cancel();
-        if let Some(thread) = self.thread.lock().take() {
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
             // It only fails if the thread panicked, which says so itself.
             let _ = thread.join();
         }

@@ -125,7 +125,8 @@ impl Link {
     pub fn stop(&self) {
         self.pool.close();
         drop(self.handle.lock().take());
-        if let Some((stop, thread)) = self.thread.lock().take() {
+        let running = self.thread.lock().take();
+        if let Some((stop, thread)) = running {
             drop(stop);
             // It ends by itself; a panic there was told already.
             let _ = thread.join();

@@ -204,6 +204,11 @@ class Result:
         return self.raw["iterations"]
 
     @property
+    def duration_ms(self) -> int:
+        """How long the run took, in milliseconds; of a run that was resumed, since then."""
+        return self.raw["duration_ms"]
+
+    @property
     def session(self) -> "str | None":
         return self.raw.get("session")
 
