@@ -159,6 +159,24 @@ TEST(freeing_does_not_wait_without_a_thread) { /* of a runtime that was not clos
     par_stream_free(s);
 }
 
+static int freed;
+
+static void free_it(uintptr_t rt, uint64_t token, const char *json, size_t len) {
+    (void)token, (void)json, (void)len;
+    arm(1, 1 << 20);
+    par_runtime_free((par_runtime_t *)rt);
+    disarm();
+    BUMP(freed);
+}
+
+TEST(freeing_in_a_callback_does_not_wait_without_a_thread) {
+    par_runtime_t *rt = runtime(config(NULL));
+    agent(rt, "a", NULL);
+    ST(PAR_OK, par_on_event(rt, free_it, (uintptr_t)rt, NULL, &E));
+    attempt(rt, GO);
+    EVENTUALLY(5000, LOAD(freed) > 0);
+}
+
 TEST(the_number_of_processors_is_asked_once) {
     par_runtime_t *rt = runtime(js("{'persistence':'noop','llm_providers':{'mock':{'type':'mock','turns':[{'text':'x'}]}}}"));
     int i;

@@ -138,7 +138,12 @@ pub(super) fn begin(core: &Arc<Core>, drain: Duration) {
     });
     match spawned {
         Ok(spawned) => *thread = Some(spawned),
-        // No thread to be had: then it takes as long as it takes.
+        // No thread can be started, and this one may be among those that closing waits for. The next call tries again.
+        Err(_) if super::threads::is_own_thread() => {
+            *core.closing.phase.lock() = Phase::Open;
+            core.closing.changed.notify_all();
+        }
+        // No thread can be started: this one does the work.
         Err(_) => {
             drop(thread);
             run(core);

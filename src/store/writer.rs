@@ -237,8 +237,12 @@ impl Writer {
         self.retention.cutoffs()
     }
 
-    /// Refuses new work while writing fails: nothing is done that cannot be kept.
-    pub fn check(&self) -> Result<()> {
+    /// Refuses new work while writing fails: nothing is done that cannot be kept. A thread that could not be started is tried
+    /// again.
+    pub fn check(self: &Arc<Self>) -> Result<()> {
+        if self.failure().is_some() && !self.started.load(Ordering::Acquire) {
+            self.begin(self.queue.lock(), false);
+        }
         self.failure().map_or(Ok(()), Err)
     }
 
@@ -413,18 +417,17 @@ impl Writer {
                 (writer.begin_thread)();
                 writer.work();
             });
-            if let Err(error) = spawned {
+            // Without the thread nothing has been written that could have failed: this is the only failure there can be.
+            *self.health.lock() = spawned.err().map(|error| {
                 self.started.store(false, Ordering::Release);
-                *self.health.lock() = Some(
-                    Error::new(Status::Persistence, format!("the store's thread cannot be started: {error}"))
-                        .with_code("store_unavailable")
-                        .with_retryable(true)
-                        .with_hint("raise the limit of threads: RLIMIT_NPROC, or pids.max of the control group"),
-                );
-                // Those who wait get that error. What is queued stays queued.
+                // Those who wait get the error. What is queued stays queued.
                 queue.waiters.clear();
                 queue.jobs.clear();
-            }
+                Error::new(Status::Persistence, format!("the store's thread cannot be started: {error}"))
+                    .with_code("store_unavailable")
+                    .with_retryable(true)
+                    .with_hint("raise the limit of threads: RLIMIT_NPROC, or pids.max of the control group")
+            });
             return;
         }
         drop(queue);
