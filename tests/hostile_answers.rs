@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use par::llm::{
     Assembler, DeltaSink, Frame, ModelAnswer, SseReader, anthropic, gemini, ollama, openai_chat, openai_responses,
 };
-use par::types::{Error, Part, ToolCallId, Transcript};
+use par::types::{Error, Part, ToolCall, ToolCallId, ToolResult, Transcript};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Map, Value};
 
@@ -248,6 +248,29 @@ fn a_line_that_comes_byte_by_byte() {
             reader.push(b"x");
             assert_eq!(reader.next_event(), Ok(None));
         }
+    });
+}
+
+#[test]
+fn many_calls_of_one_answer_in_a_conversation() {
+    is_linear(|many| {
+        let call = |number: usize| {
+            Part::ToolCall(ToolCall {
+                id: format!("c{number}").as_str().into(),
+                name: "f".into(),
+                arguments: "{}".into(),
+                opaque: None,
+            })
+        };
+        let mut transcript = Transcript::new();
+        transcript.push_user(vec![Part::text("go")]).unwrap();
+        transcript.push_assistant((0..many).map(call).collect()).unwrap();
+        for number in (0..many).rev() {
+            transcript.answer(&format!("c{number}").as_str().into(), ToolResult::ok("x")).unwrap();
+        }
+        let entries = transcript.take_changes().unwrap().entries;
+        let again = Transcript::from_entries(entries.iter().map(String::as_str)).unwrap();
+        assert_eq!(again.len(), many + 2);
     });
 }
 

@@ -17,13 +17,14 @@ use crate::events::Emitter;
 use crate::middleware::{BeforeTool, PendingCall};
 use crate::store::CallRecord;
 use crate::tools::{HostAnswer, HostDesk, HostSays, Invocation, Registered, Runner, Tool, ToolFailure};
+use crate::types::json::{TOO_DEEP, is_too_deep};
 use crate::types::{Cancel, Error, EventBody, Result, Status, ToolCall, ToolCallId, ToolResult, millis};
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -43,7 +44,8 @@ pub struct Called {
 pub async fn run_calls(work: &mut Work<'_>, takes_answer: bool) -> Result<Called> {
     let calls: Vec<ToolCall> = work.transcript().open_calls().cloned().collect();
     let mut called = Called::default();
-    let mut todo = Vec::with_capacity(calls.len());
+    let most = work.spec.limits.max_tool_calls_per_turn;
+    let (mut todo, mut too_many) = (Vec::with_capacity(calls.len().min(most)), 0);
     for call in &calls {
         if takes_answer && call.name == ANSWER_TOOL {
             match called.answer {
@@ -68,17 +70,30 @@ pub async fn run_calls(work: &mut Work<'_>, takes_answer: bool) -> Result<Called
                 };
                 answer(work, &call.id, told)?;
             }
+            (Some(Offer::Tool(_) | Offer::SubAgent(_)) | None, _) if todo.len() == most => {
+                too_many += 1;
+                answer(work, &call.id, not_executed(work, call, most))?;
+            }
             (Some(Offer::Tool(_) | Offer::SubAgent(_)) | None, _) => {
                 let guarded = guard_against_loops(work, call)?;
                 todo.push((call, guarded));
             }
         }
     }
+    if too_many > 0 {
+        let message = format!(
+            "the model made {} tool calls in one answer; {too_many} of them, over limits.max_tool_calls_per_turn = {most}, \
+             were not executed",
+            calls.len()
+        );
+        work.emitter.emit(&EventBody::Warning { code: "too_many_tool_calls", message: message.into() });
+    }
     let parallel = work.setup.parallel;
     // Answered one by one, so that an interruption loses no result that came.
     let mut answers: Vec<(ToolCallId, ToolResult)> = Vec::with_capacity(todo.len());
     {
-        let desk = Desk { work: &*work };
+        let resumed = work.spec.resumed.iter().flat_map(|run| &run.calls);
+        let desk = Desk { work: &*work, before: resumed.map(|kept| (&kept.id, kept)).collect() };
         if parallel {
             let mut running: FuturesUnordered<_> =
                 todo.into_iter().map(|(call, guarded)| desk.run(call, guarded)).collect();
@@ -102,13 +117,29 @@ pub async fn run_calls(work: &mut Work<'_>, takes_answer: bool) -> Result<Called
     Ok(called)
 }
 
+/// What the model is told of a call over the limit. The host sees it like every other result.
+fn not_executed(work: &Work<'_>, call: &ToolCall, most: usize) -> ToolResult {
+    let told =
+        format!("This call was not executed: one answer may make {most} tool calls. Make it again later if needed.");
+    let result = ToolResult::error(told);
+    work.emitter.emit(&EventBody::ToolResult {
+        tool_call_id: &call.id,
+        name: &call.name,
+        content: &result.content,
+        parts: &result.parts,
+        is_error: true,
+        duration_ms: 0,
+    });
+    result
+}
+
 fn answer(work: &mut Work<'_>, id: &ToolCallId, result: ToolResult) -> Result<()> {
     work.transcript_mut().answer(id, result).map_err(|error| Error::internal(error.to_string()))
 }
 
 /// What the next agent is told of a handoff, or what is wrong with the call.
 fn take_over(work: &Work<'_>, call: &ToolCall, handoff: &HandoffConfig) -> std::result::Result<String, String> {
-    let input = call.input().map_err(|error| format!("The arguments are not valid JSON ({error})."))?;
+    let input = call.input().map_err(|wrong| format!("The arguments cannot be used: {wrong}."))?;
     work.spec
         .agents
         .setup(&handoff.agent)
@@ -175,6 +206,8 @@ fn hash_sorted(value: &Value, hasher: &mut DefaultHasher) {
 
 struct Desk<'d, 'a> {
     work: &'d Work<'a>,
+    /// The calls that were begun before the process ended.
+    before: HashMap<&'d ToolCallId, &'d CallRecord>,
 }
 
 /// What a call comes to before middleware sees it: a result, or what the model is told instead.
@@ -223,7 +256,7 @@ impl Desk<'_, '_> {
             Offer::Tool(tool) => Some(tool),
             Offer::Handoff(_) | Offer::SubAgent(_) => None,
         };
-        let before = self.work.spec.resumed.as_ref().and_then(|run| run.calls.iter().find(|kept| kept.id == call.id));
+        let before = self.before.get(&call.id).copied();
         if let Some(CallRecord { result: Some(result), .. }) = before {
             return Ok(Ok(result.clone()));
         }
@@ -277,13 +310,15 @@ impl Desk<'_, '_> {
         let offers = &self.work.setup.offers;
         let Some(offer) = offers.get(&call.name) else {
             let names: Vec<&str> = offers.keys().map(String::as_str).collect();
+            // A name of a tool has 64 bytes at most; what else the model made up is not repeated to it.
+            let name = call.name.get(..call.name.floor_char_boundary(64)).unwrap_or_default();
             return Err(match names.as_slice() {
-                [] => format!("There is no tool {:?}, and no other. Answer without tools.", call.name),
-                names => format!("There is no tool {:?}. The tools are: {}.", call.name, names.join(", ")),
+                [] => format!("There is no tool {name:?}, and no other. Answer without tools."),
+                names => format!("There is no tool {name:?}. The tools are: {}.", names.join(", ")),
             });
         };
-        let input = call.input().map_err(|error| {
-            format!("The arguments of {:?} are not valid JSON ({error}). Call it again with a JSON object.", call.name)
+        let input = call.input().map_err(|wrong| {
+            format!("The arguments of {:?} cannot be used: {wrong}. Call it again with a JSON object.", call.name)
         })?;
         Ok((offer, input))
     }
@@ -295,7 +330,8 @@ impl Desk<'_, '_> {
             Some(quota) => quota.tools.acquire().await.ok(),
             None => None,
         };
-        let _tool_permit = match &tool.permits {
+        let permits = work.setup.permits.of(tool, &work.spec.limits);
+        let _tool_permit = match &permits {
             Some(permits) => permits.acquire().await.ok(),
             None => None,
         };
@@ -394,6 +430,7 @@ impl Desk<'_, '_> {
         // A tool may panic before it returns its future, too.
         let running = AssertUnwindSafe(async { tool.call(invocation).await }).catch_unwind();
         match timeout(limit, running).await {
+            Ok(Ok(Ok(value))) if is_too_deep(&value) => Err(format!("The tool's result is {TOO_DEEP}.")),
             Ok(Ok(Ok(value))) => Ok(Output::Value(value)),
             Ok(Ok(Err(failure))) => Err(failure.for_model()),
             Ok(Err(panic)) => Err(ToolFailure::new(panic_error(&*panic).message()).for_model()),
@@ -506,7 +543,7 @@ pub struct StartedCalls(Mutex<Calls>);
 #[derive(Default)]
 struct Calls {
     started: HashSet<ToolCallId>,
-    results: Vec<(ToolCallId, ToolResult)>,
+    results: HashMap<ToolCallId, ToolResult>,
 }
 
 impl StartedCalls {
@@ -515,7 +552,7 @@ impl StartedCalls {
     }
 
     fn result(&self, id: &ToolCallId, result: &ToolResult) {
-        self.0.lock().results.push((id.clone(), result.clone()));
+        self.0.lock().results.insert(id.clone(), result.clone());
     }
 
     fn forget(&self) {
@@ -525,7 +562,7 @@ impl StartedCalls {
     /// What to say of a call that was not answered.
     pub fn closing(&self, call: &ToolCall) -> ToolResult {
         let calls = self.0.lock();
-        if let Some((_, result)) = calls.results.iter().find(|(id, _)| *id == call.id) {
+        if let Some(result) = calls.results.get(&call.id) {
             return result.clone();
         }
         match calls.started.contains(&call.id) {

@@ -43,7 +43,7 @@ pub use credentials::HostCredentials;
 pub use meter::{Counted, Meter};
 pub(crate) use run::panic_error;
 pub use run::{Outcome, RunFailure, RunSpec, execute, execute_below};
-pub use setup::{Agents, Fallback, Offer, Quota, Setup, offers, specs, specs_hash};
+pub use setup::{Agents, Fallback, Offer, Quota, Setup, ToolPermits, offers, specs, specs_hash};
 pub use structured::{ANSWER_TOOL, Means, Structured};
 pub use subagent::Begun;
 pub use template::{Prompt, Template};

@@ -4,11 +4,12 @@
 //! What [`prefix_value`] gives only grows: more text adds elements, entries and characters, and changes nothing that was
 //! there. So half a key, half an escape and a number that may get another digit are left out until they are complete.
 
+use crate::types::json;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Number, Value};
 
-/// How deep arrays and objects may be nested; what is deeper is left out.
-const MAX_DEPTH: usize = 128;
+/// How deep arrays and objects may be nested; what is deeper is left out. One level is for what wraps a value.
+const MAX_DEPTH: usize = json::MAX_DEPTH + 1;
 
 /// How many beginnings of a document are tried: prose has few brackets.
 const MAX_TRIES: usize = 32;

@@ -1,14 +1,15 @@
 //! An agent with everything it needs to run, looked up and compiled once.
 
 use super::template::Template;
-use crate::config::{AgentConfig, HandoffConfig, ModelConfig, ModelProfile, QuotaConfig, SubAgentConfig};
+use crate::config::{AgentConfig, HandoffConfig, Limits, ModelConfig, ModelProfile, QuotaConfig, SubAgentConfig};
 use crate::llm::{Provider, RetryPolicy};
 use crate::middleware::Chain;
-use crate::tools::Registered;
+use crate::tools::{Registered, Runner};
 use crate::types::{AgentId, Error, Result, Status, ToolSpec};
+use parking_lot::Mutex;
 use serde_json::json;
 use serde_json::value::to_raw_value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -39,6 +40,32 @@ pub struct Setup {
     pub parallel: bool,
     /// How much of it may run at the same time.
     pub quota: Option<Arc<Quota>>,
+    /// How many calls of each tool.
+    pub permits: Arc<ToolPermits>,
+}
+
+/// The calls of each tool that one agent may have at the same time. It lasts as long as the agent, whatever tools come and
+/// go.
+#[derive(Default)]
+pub struct ToolPermits(Mutex<HashMap<String, (usize, Arc<Semaphore>)>>);
+
+impl ToolPermits {
+    /// The permits of a tool; none if nothing bounds it.
+    pub fn of(&self, tool: &Registered, limits: &Limits) -> Option<Arc<Semaphore>> {
+        let limit = match (tool.config.concurrency_limit, &tool.runner) {
+            (Some(limit), _) => limit as usize,
+            (None, Runner::Host) => limits.max_host_tool_calls,
+            (None, Runner::Native(_)) => return None,
+        };
+        let new = || (limit, Arc::new(Semaphore::new(limit)));
+        let mut permits = self.0.lock();
+        let known = permits.entry(tool.config.name.clone()).or_insert_with(new);
+        if known.0 != limit {
+            // Registered anew with another limit: calls under way keep their old permits.
+            *known = new();
+        }
+        Some(Arc::clone(&known.1))
+    }
 }
 
 /// A model that is asked when another one cannot be reached.

@@ -7,6 +7,7 @@ use super::partial_json;
 use crate::config::{Limits, ModelProfile, OutputMode, StructuredOutput};
 use crate::llm::OutputSchema;
 use crate::tools::{Helpers, Schema};
+use crate::types::json::{TOO_DEEP, is_too_deep};
 use crate::types::{Cancel, Error, Result, Status, ToolSpec};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
@@ -90,6 +91,9 @@ impl Structured {
         let text = partial_json::extract(answer).ok_or("it contains no JSON")?;
         let value: Value = serde_json::from_str(text).map_err(|error| format!("it is not valid JSON: {error}"))?;
         let value = self.unwrap(value).ok_or("the property \"value\" is missing")?;
+        if is_too_deep(&value) {
+            return Err(format!("it is {TOO_DEEP}"));
+        }
         self.schema.check_within(&value, helpers, cancel).await.map(|()| value)
     }
 

@@ -29,6 +29,7 @@ pub enum Decision {
     /// It runs with these arguments instead.
     Edit {
         /// The arguments; they must fit the tool's schema.
+        #[serde(deserialize_with = "strict::free")]
         input: Value,
         /// Who decided.
         #[serde(default)]

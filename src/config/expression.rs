@@ -4,6 +4,7 @@
 //! never fails: a missing variable is null, and values that do not compare are neither greater nor less.
 
 use super::pattern::Pattern;
+use super::strict;
 use crate::types::{Error, Result, Status};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -20,7 +21,7 @@ pub enum Expression {
     /// A fixed value.
     Literal {
         /// Any JSON; absent is null.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "strict::free")]
         value: Value,
     },
     /// A value out of the variables; null where there is none.

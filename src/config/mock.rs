@@ -128,6 +128,6 @@ pub struct MockToolCall {
     /// The tool.
     pub name: String,
     /// The arguments. A string is sent as it is, so that broken JSON can be scripted.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::strict::free")]
     pub input: Value,
 }

@@ -202,6 +202,11 @@ limits! {
     callback_queue_events: 10_000, 1 to 1_000_000;
     /// Subscriptions to events at the same time. More: `PAR_ERR_LIMIT`.
     max_subscriptions: 1_000, 1 to 100_000;
+    /// Tool calls that one answer of a model may make. Those beyond it are not executed, and the model is told.
+    max_tool_calls_per_turn: 128, 1 to 100_000;
+    /// Calls of one host tool that each agent may have at the same time, over all its runs, where the tool has no
+    /// `concurrency_limit`. More wait.
+    max_host_tool_calls: 256, 1 to 1_000_000;
     /// Bytes of one tool result. More: `PAR_ERR_TOO_LARGE` for the host, an error for the model.
     max_tool_result_bytes: 16_777_216, 1_024 to 268_435_456;
     /// Bytes of a tool result that the model is shown; of a larger one it sees head and tail, and the whole is kept.

@@ -16,10 +16,10 @@ pub struct ToolConfig {
     #[serde(default)]
     pub description: String,
     /// JSON Schema of its arguments, an object. Default: any object.
-    #[serde(default = "any_object")]
+    #[serde(default = "any_object", deserialize_with = "strict::free")]
     pub input_schema: Value,
     /// JSON Schema that its results must fit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "strict::value", skip_serializing_if = "Option::is_none")]
     pub output_schema: Option<Value>,
     /// Whether it may run.
     #[serde(default)]
@@ -27,7 +27,7 @@ pub struct ToolConfig {
     /// Seconds it may take. Default 60.
     #[serde(default = "default_timeout")]
     pub timeout: f64,
-    /// Calls at the same time, over all runs. Default: no bound.
+    /// Calls that each agent may have at the same time, over all its runs; more wait. Default: `limits.max_host_tool_calls`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency_limit: Option<u32>,
     /// Bytes of its output that the model is shown; the whole is kept for `read_blob`. Default:

@@ -44,7 +44,9 @@ struct AfterLlmAnswer {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct BeforeToolAnswer {
+    #[serde(deserialize_with = "strict::value")]
     input: Option<Value>,
+    #[serde(deserialize_with = "strict::value")]
     result: Option<Value>,
     block: Option<String>,
 }

@@ -1,7 +1,7 @@
 //! The registered agents, made ready to run when they are first needed and again when anything they depend on changes.
 
 use super::core::Core;
-use crate::agent::{Agents, Fallback, Quota, Setup, Template, offers, specs, specs_hash};
+use crate::agent::{Agents, Fallback, Quota, Setup, Template, ToolPermits, offers, specs, specs_hash};
 use crate::config::{AgentConfig, ContextStrategy, ModelConfig, ModelProfile, strict};
 use crate::llm::{Profiles, Provider, RetryPolicy};
 use crate::middleware::Chain;
@@ -26,6 +26,7 @@ struct Entry {
     retry: Option<Arc<RetryPolicy>>,
     template: Option<Arc<Template>>,
     quota: Option<Arc<Quota>>,
+    permits: Arc<ToolPermits>,
     /// As of a generation.
     ready: Mutex<Option<(u64, Arc<Setup>)>>,
 }
@@ -61,6 +62,7 @@ impl AgentTable {
                 (None, Some(default)) => Some(Arc::new(Quota::new(default, false))),
                 (None, None) => None,
             },
+            permits: Arc::default(),
             ready: Mutex::default(),
             config: Arc::new(config),
         };
@@ -94,6 +96,7 @@ impl AgentTable {
                 retry: old.retry.clone(),
                 template: old.template.clone(),
                 quota: old.quota.clone(),
+                permits: Arc::clone(&old.permits),
                 ready: Mutex::default(),
             };
             entry.make(core)?;
@@ -182,6 +185,7 @@ impl Entry {
             template: self.template.clone(),
             parallel: config.parallel_tool_execution.unwrap_or(core.config.parallel_tool_execution),
             quota: self.quota.clone(),
+            permits: Arc::clone(&self.permits),
             config: Arc::clone(config),
         })
     }

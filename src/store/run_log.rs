@@ -10,6 +10,7 @@ use super::writer::{Ordered, Urgency, Writer};
 use crate::config::Durability;
 use crate::types::{Changes, Envelope, Error, EventKind, Piece, Result, ToolCallId, ToolResult, now_ms};
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -41,6 +42,8 @@ struct State {
     /// The terminal event is in `lines`. They are fetched with the run's end and not before, so that no crash can leave one
     /// without the other.
     is_ending: bool,
+    /// Where each call stands in `calls`.
+    call_places: HashMap<ToolCallId, usize>,
     /// Hash of the last block.
     chain: [u8; 32],
     /// Whether the writer knows that there is something to fetch, and how soon.
@@ -220,7 +223,7 @@ impl RunLog {
     /// A tool call is about to run. When this returns it may: its intent is as safe as the durability promises.
     pub async fn call_starts(self: &Arc<Self>, call: CallRecord) -> Result<()> {
         let is_once = call.effect == "once";
-        self.state.lock().calls.push(call);
+        self.state.lock().keep_call(call);
         match (self.durability, is_once) {
             (Durability::Sync, _) => self.commit(true).await,
             (Durability::Async, true) => self.commit(false).await,
@@ -241,10 +244,7 @@ impl RunLog {
             result: Some(result.clone()),
         };
         let mut state = self.state.lock();
-        match state.calls.iter_mut().find(|call| call.id == *id) {
-            Some(call) => *call = record,
-            None => state.calls.push(record),
-        }
+        state.keep_call(record);
         let wake = self.wants(&mut state, Urgency::Soon);
         drop(state);
         self.wake(wake);
@@ -379,7 +379,7 @@ impl RunLog {
             log: Arc::clone(self),
             makes_row: !std::mem::replace(&mut state.is_made, true),
             changes: state.changes.take(),
-            calls: std::mem::take(&mut state.calls),
+            calls: state.take_calls(),
             block: None,
             end: None,
             releases: false,
@@ -396,6 +396,21 @@ impl RunLog {
 }
 
 impl State {
+    /// Keeps a call as it stands now.
+    fn keep_call(&mut self, record: CallRecord) {
+        let next = self.calls.len();
+        let place = *self.call_places.entry(record.id.clone()).or_insert(next);
+        match self.calls.get_mut(place) {
+            Some(call) => *call = record,
+            None => self.calls.push(record),
+        }
+    }
+
+    fn take_calls(&mut self) -> Vec<CallRecord> {
+        self.call_places.clear();
+        std::mem::take(&mut self.calls)
+    }
+
     fn line(&mut self, kind: EventKind, first_seq: u64, seq: u64, at_ms: u64, write: impl FnOnce(&mut Vec<u8>)) {
         if self.events == 0 {
             self.head = BlockHead { first_seq, first_at_ms: at_ms, ..BlockHead::default() };

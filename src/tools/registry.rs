@@ -9,7 +9,6 @@ use serde_json::Value;
 use serde_json::value::to_raw_value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 
 /// A tool, ready to be offered to a model and to be called.
 pub struct Registered {
@@ -19,8 +18,6 @@ pub struct Registered {
     pub input: Schema,
     /// What its results must fit.
     pub output: Option<Schema>,
-    /// Calls that may run at the same time.
-    pub permits: Option<Arc<Semaphore>>,
     /// Who runs it.
     pub runner: Runner,
     spec: ToolSpec,
@@ -46,8 +43,7 @@ impl Registered {
             description: config.description.clone(),
             input_schema: Arc::from(encoded),
         };
-        let permits = config.concurrency_limit.map(|limit| Arc::new(Semaphore::new(limit as usize)));
-        Ok(Self { config, input, output, permits, runner, spec })
+        Ok(Self { config, input, output, runner, spec })
     }
 
     /// Whether a call may have to be asked for.

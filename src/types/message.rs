@@ -1,6 +1,7 @@
 //! Messages as the model and the host see them: content parts, tool calls and their results.
 
 use super::ToolCallId;
+use super::json::{TOO_DEEP, is_too_deep};
 use schemars::JsonSchema;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -236,8 +237,10 @@ pub struct ToolCall {
 
 impl ToolCall {
     /// The arguments parsed, or what is wrong with them.
-    pub fn input(&self) -> Result<Value, serde_json::Error> {
-        serde_json::from_str(&self.arguments)
+    pub fn input(&self) -> Result<Value, String> {
+        let input =
+            serde_json::from_str(&self.arguments).map_err(|error| format!("they are not valid JSON ({error})"))?;
+        if is_too_deep(&input) { Err(format!("they are {TOO_DEEP}")) } else { Ok(input) }
     }
 }
 
@@ -282,22 +285,12 @@ impl Serialize for ToolCall {
     }
 }
 
-/// How deep arguments may be nested to be stored as JSON: what stands around them has a depth, too.
-const MAX_INPUT_DEPTH: usize = 100;
-
 /// Arguments that will be read again as what they are: `null` would be taken for none, and not every JSON text is a value
 /// (numbers may be too large, brackets too many). And whether they will be the same to the byte: the model is told what it
 /// said, not what it meant.
 fn readable(arguments: &str) -> Option<(&RawValue, bool)> {
-    fn depth(value: &Value) -> usize {
-        match value {
-            Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-            Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
-        }
-    }
     let value: Value = serde_json::from_str(arguments).ok()?;
-    if value.is_null() || depth(&value) > MAX_INPUT_DEPTH {
+    if value.is_null() || is_too_deep(&value) {
         return None;
     }
     let is_exact = value.to_string().as_str() == arguments;

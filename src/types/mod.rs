@@ -10,6 +10,7 @@ mod error;
 mod event;
 mod event_kind;
 mod ids;
+pub(crate) mod json;
 mod machine;
 mod message;
 mod money;

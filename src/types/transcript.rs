@@ -11,7 +11,7 @@
 use super::{Message, Part, ToolCall, ToolCallId, ToolResult};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// A valid conversation. See the module's head for what that means.
@@ -22,6 +22,8 @@ pub struct Transcript {
     /// Shared with the copy that a run works on: a long conversation is not copied for each turn.
     rounds: Vec<Arc<Round>>,
     call_ids: Arc<HashSet<ToolCallId>>,
+    /// The calls that wait for a result, by their place among the calls of the last round.
+    open: HashMap<ToolCallId, usize>,
     /// How many rounds there were when [`Transcript::take_changes`] was last called.
     told: usize,
     /// How many of them are as they were then.
@@ -134,6 +136,7 @@ impl Transcript {
             }
         }
         let results = vec![None; fresh.len()];
+        self.open = tool_calls(&parts).map(|call| call.id.clone()).zip(0..).collect();
         if !fresh.is_empty() {
             Arc::make_mut(&mut self.call_ids).extend(fresh);
         }
@@ -143,19 +146,15 @@ impl Transcript {
 
     /// Answers an open tool call, in any order.
     pub fn answer(&mut self, id: &ToolCallId, result: ToolResult) -> Result<(), TranscriptError> {
-        let no_such = || TranscriptError::NoSuchCall(id.clone());
-        let Some(Round::Assistant { parts, results }) = self.rounds.last_mut().map(Arc::make_mut) else {
-            return Err(no_such());
+        let place = self.open.remove(id);
+        let slot = match (place, self.rounds.last_mut().map(Arc::make_mut)) {
+            (Some(place), Some(Round::Assistant { results, .. })) => results.get_mut(place),
+            (Some(_) | None, _) => None,
         };
-        let position = tool_calls(parts).position(|call| call.id == *id);
-        match position.and_then(|at| results.get_mut(at)) {
-            Some(slot @ None) => {
-                *slot = Some(result);
-                self.last_changed();
-                Ok(())
-            }
-            Some(Some(_)) | None => Err(no_such()),
-        }
+        let slot = slot.ok_or_else(|| TranscriptError::NoSuchCall(id.clone()))?;
+        *slot = Some(result);
+        self.last_changed();
+        Ok(())
     }
 
     /// The calls that wait for a result, in call order.
@@ -175,6 +174,7 @@ impl Transcript {
             }
             self.last_changed();
         }
+        self.open.clear();
     }
 
     /// Whether a tool call with this id was ever made here.
@@ -196,6 +196,15 @@ impl Transcript {
                 }
             }
         }
+        self.open = match self.rounds.last().map(Arc::as_ref) {
+            Some(Round::Assistant { parts, results }) => tool_calls(parts)
+                .zip(results)
+                .zip(0..)
+                .filter(|((_, result), _)| result.is_none())
+                .map(|((call, _), place)| (call.id.clone(), place))
+                .collect(),
+            Some(Round::User(_) | Round::Compaction { .. }) | None => HashMap::new(),
+        };
         self.unchanged = self.unchanged.min(self.rounds.len());
     }
 
@@ -281,7 +290,7 @@ impl Transcript {
     /// Lets the model see only what was said from `kept_from` on ([`Entry::index`]), with `summary` for the rest. The
     /// question that the kept part answers stays visible.
     pub fn compact(&mut self, kept_from: usize, summary: Vec<Part>) -> Result<(), TranscriptError> {
-        if self.open_calls().next().is_some() {
+        if !self.open.is_empty() {
             return Err(TranscriptError::OpenCalls);
         }
         if kept_from > self.rounds.len() {
@@ -398,10 +407,7 @@ impl Transcript {
         if parts.is_empty() {
             return Err(TranscriptError::Empty);
         }
-        if self.open_calls().next().is_some() {
-            return Err(TranscriptError::OpenCalls);
-        }
-        Ok(())
+        if self.open.is_empty() { Ok(()) } else { Err(TranscriptError::OpenCalls) }
     }
 }
 

@@ -8,7 +8,7 @@ mod parse;
 mod problem;
 mod read;
 
-pub use parse::{parse, value};
+pub use parse::{free, parse, parse_free, value};
 pub use read::read;
 
 use crate::types::Result;
@@ -132,7 +132,9 @@ mod tests {
     #[test]
     fn depth_is_bounded() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(parse(&nested(128), "text").is_ok());
-        assert_eq!(parse(&nested(129), "text").unwrap_err().status(), Status::Json);
+        assert!(parse(&nested(80), "text").is_ok());
+        assert_eq!(parse(&nested(81), "text").unwrap_err().status(), Status::Json);
+        assert!(parse_free(&nested(64), "text").is_ok());
+        assert_eq!(parse_free(&nested(65), "text").unwrap_err().status(), Status::Json);
     }
 }

@@ -1,5 +1,6 @@
 //! JSON text → value, refusing what a lenient parser lets pass: duplicate keys, too much depth.
 
+use crate::types::json::MAX_DEPTH;
 use crate::types::{Error, Result, Status};
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -7,18 +8,33 @@ use std::fmt;
 
 /// Parses JSON text. `name` is what the text is, for messages (`config`, `request`).
 pub fn parse(text: &str, name: &str) -> Result<Value> {
+    parse_within(text, name, MAX_DOCUMENT_DEPTH)
+}
+
+/// The same for a text that is a free value as a whole, such as the result of a tool.
+pub fn parse_free(text: &str, name: &str) -> Result<Value> {
+    parse_within(text, name, MAX_DEPTH)
+}
+
+fn parse_within(text: &str, name: &str, most: usize) -> Result<Value> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     // Its own bound is one short of ours.
     deserializer.disable_recursion_limit();
-    Strict { depth: 0 }
+    Strict::within(most)
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value))
         .map_err(|error| syntax_error(text, name, &error))
 }
 /// Reads a free value in a shape for [`from_str_fast`]: duplicate keys are refused inside it too.
 pub fn value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
-    Strict { depth: 0 }.deserialize(deserializer).map(|value| Some(value).filter(|value| !value.is_null()))
+    free(deserializer).map(|value| Some(value).filter(|value| !value.is_null()))
 }
+
+/// Reads a free value: duplicate keys are refused inside it too, and it is not nested too deep to be stored.
+pub fn free<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+    Strict::within(MAX_DEPTH).deserialize(deserializer)
+}
+
 fn syntax_error(text: &str, name: &str, error: &serde_json::Error) -> Error {
     let offset = byte_offset(text, error.line(), error.column());
     let said = error.to_string();
@@ -48,21 +64,27 @@ fn byte_offset(text: &str, line: usize, column: usize) -> usize {
 
 const DUPLICATE_KEY: &str = "duplicate key ";
 
-/// How deep arrays and objects may be nested.
-const MAX_DEPTH: usize = 128;
+/// How deep a document may be nested: a free value, and what stands around it.
+const MAX_DOCUMENT_DEPTH: usize = MAX_DEPTH + 16;
 
 /// Builds a [`Value`] and refuses duplicate keys, at any depth, and too much depth.
 #[derive(Clone, Copy)]
 struct Strict {
-    depth: usize,
+    /// How many levels may follow.
+    room: usize,
+    most: usize,
 }
 
 impl Strict {
+    fn within(most: usize) -> Self {
+        Self { room: most, most }
+    }
+
     fn inner<E: de::Error>(self) -> Result<Self, E> {
-        if self.depth == MAX_DEPTH {
-            return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH}")));
+        match self.room.checked_sub(1) {
+            Some(room) => Ok(Self { room, ..self }),
+            None => Err(E::custom(format_args!("nested deeper than {} levels", self.most))),
         }
-        Ok(Self { depth: self.depth + 1 })
     }
 }
 
