@@ -82,7 +82,9 @@ test-rust:
 	PAR_TORTURE_KILLS=$${PAR_TORTURE_KILLS:-25} $(CARGO) test --locked --no-fail-fast
 
 test-c: $(DEV)/libpar.so build/examples/invoke build/examples/stream_tools build/examples/epoll
-	@for example in invoke stream_tools epoll; do echo "== examples/c/$$example"; OPENAI_API_KEY= build/examples/$$example >/dev/null || exit 1; done
+	@set -e; empty=$$(mktemp -d); for example in invoke stream_tools epoll; do echo "== examples/c/$$example"; \
+		(cd $$empty && OPENAI_API_KEY= $(abspath build/examples)/$$example >/dev/null); done; \
+		rmdir $$empty # fails if an example has left a file
 	$(MAKE) -C capi_tests check LIB_DIR=$(abspath $(DEV)) BUILD_DIR=$(abspath build/capi)
 
 test-header: $(DEV)/libpar.so

@@ -11,7 +11,7 @@
 
 /* Three models of different speed, on the mock provider. */
 static const char CONFIG[] =
-    "{\"llm_providers\": {"
+    "{\"persistence\": \"noop\", \"llm_providers\": {"
     " \"hare\":     {\"type\": \"mock\", \"turns\": [{\"delay_ms\": 40,  \"text\": \"I run. I run. I nap.\","
     "               \"chunks\": [\"I run.\", \" I run.\", \" I nap.\"]}]},"
     " \"fox\":      {\"type\": \"mock\", \"turns\": [{\"delay_ms\": 90,  \"text\": \"I watch them both.\","

@@ -3,13 +3,13 @@
  *     cc invoke.c -lpar -o invoke && ./invoke
  *
  * It runs offline, on the scripted mock provider. For a real model, configure one in CONFIG, such as
- * {"llm_providers": {"openai": {"type": "openai", "api_key": {"env": "OPENAI_API_KEY"}}}}, and name it in AGENT. */
+ * {"persistence": "noop", "llm_providers": {"openai": {"type": "openai", "api_key": {"env": "OPENAI_API_KEY"}}}}, and name it in AGENT. */
 #include <stdio.h>
 
 #include "par_ffi.h"
 
 static const char CONFIG[] =
-    "{\"llm_providers\": {\"mock\": {\"type\": \"mock\", \"turns\": [{\"text\": \"Hello! How can I help?\"}]}}}";
+    "{\"persistence\": \"noop\", \"llm_providers\": {\"mock\": {\"type\": \"mock\", \"turns\": [{\"text\": \"Hello! How can I help?\"}]}}}";
 
 static const char AGENT[] =
     "{\"id\": \"greeter\", \"model\": \"mock/any\", \"system_prompt\": \"You are friendly and brief.\"}";

@@ -13,7 +13,7 @@
 
 /* The script: what the model says in its first turn, and what in its second, when it has the sum. */
 static const char SCRIPT[] =
-    "{\"llm_providers\": {\"mock\": {\"type\": \"mock\", \"turns\": ["
+    "{\"persistence\": \"noop\", \"llm_providers\": {\"mock\": {\"type\": \"mock\", \"turns\": ["
     " {\"text\": \"Let me work that out with the tool you gave me.\", \"delay_ms\": 60,"
     "  \"chunks\": [\"Let me\", \" work\", \" that\", \" out\", \" with\", \" the tool\", \" you\", \" gave\", \" me.\"],"
     "  \"tool_calls\": [{\"id\": \"c1\", \"name\": \"add\", \"input\": {\"a\": 17, \"b\": 25}}],"
@@ -24,7 +24,7 @@ static const char SCRIPT[] =
     "  \"usage\": {\"input_tokens\": 98, \"output_tokens\": 14}}]}}}";
 
 static const char SERVER[] =
-    "{\"llm_providers\": {\"openai\": {\"type\": \"openai\", \"api_key\": {\"env\": \"OPENAI_API_KEY\"}, \"base_url\": \"%s\"}}}";
+    "{\"persistence\": \"noop\", \"llm_providers\": {\"openai\": {\"type\": \"openai\", \"api_key\": {\"env\": \"OPENAI_API_KEY\"}, \"base_url\": \"%s\"}}}";
 
 static const char TOOL[] =
     "{\"name\": \"add\", \"description\": \"Adds two numbers and returns their sum.\", \"effect\": \"pure\","

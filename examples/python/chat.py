@@ -12,7 +12,7 @@ import sys
 from par_runtime import ParError, Runtime, TextDelta, ToolResult
 
 # Played from the start for each question: a tool call, then the answer to it.
-SCRIPT = {"llm_providers": {"mock": {"type": "mock", "turns": [
+SCRIPT = {"persistence": "noop", "llm_providers": {"mock": {"type": "mock", "turns": [
     {"text": "Let me add that. ", "delay_ms": 20, "tool_calls": [{"id": "c1", "name": "add", "input": {"a": 17, "b": 25}}]},
     {"expect": {"last_message_contains": "42"}, "text": "17 and 25 make 42.", "delay_ms": 20},
 ]}}}
@@ -21,7 +21,7 @@ SCRIPT = {"llm_providers": {"mock": {"type": "mock", "turns": [
 def main():
     online = bool(os.environ.get("OPENAI_API_KEY"))
     model = f"openai/{os.environ.get('OPENAI_MODEL', 'gpt-4o-mini')}" if online else "mock/script"
-    with Runtime({} if online else SCRIPT) as rt:
+    with Runtime({"persistence": "noop"} if online else SCRIPT) as rt:
 
         @rt.tool
         def add(a: float, b: float) -> float:
