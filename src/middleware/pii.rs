@@ -273,6 +273,79 @@ mod tests {
         }
     }
 
+    /// Each kind and a pattern of the user's, with letters of one to four bytes right before and after it.
+    fn surrounded() -> impl Strategy<Value = String> {
+        let known = proptest::sample::select(vec![
+            "x@y.aa",
+            "joe@example.com",
+            "x@y.xn--p1ai",
+            "+49 30 1234567",
+            "4111 1111 1111 1111",
+            "DE89 3704 0044 0532 0130 00",
+            "123-45-6789",
+            "sk-secret",
+        ]);
+        let letters = || {
+            let letter = proptest::sample::select(vec![
+                "é", "ß", "Ǽ", "ж", "是", "𝒳", "\u{301}", "\u{200b}", "a", "-", ".", " ", "@",
+            ]);
+            prop_oneof![
+                proptest::collection::vec(letter.clone(), 0..4).prop_map(|letters| letters.concat()),
+                (letter, 20_usize..140).prop_map(|(letter, count)| letter.repeat(count)),
+            ]
+        };
+        proptest::collection::vec((letters(), known, letters()), 1..5).prop_map(|parts| {
+            parts.into_iter().map(|(before, known, after)| format!("{before}{known}{after}")).collect()
+        })
+    }
+
+    /// What was masked, if `masked` is the text with some of its parts replaced by `mark`, and nothing else changed.
+    fn replaced<'t>(text: &'t str, masked: &str, mark: &str) -> Option<Vec<&'t str>> {
+        let mut pieces = masked.split(mark);
+        let (mut rest, mut parts) = (text.strip_prefix(pieces.next()?)?, Vec::new());
+        let mut pieces = pieces.peekable();
+        while let Some(piece) = pieces.next() {
+            let at = if pieces.peek().is_none() { rest.len().checked_sub(piece.len())? } else { rest.find(piece)? };
+            let (part, behind) = rest.split_at_checked(at)?;
+            rest = behind.strip_prefix(piece)?;
+            parts.push(part);
+        }
+        rest.is_empty().then_some(parts)
+    }
+
+    #[test]
+    fn a_match_that_would_end_inside_a_letter_loses_nothing() {
+        let text = format!("x@y.aa{} and more", "é".repeat(31));
+        for config in ["{}", r#"{"patterns": ["email"]}"#] {
+            let masked = mask(config).mask(&text).into_owned();
+            assert_eq!(masked, "[REDACTED]é and more");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_but_matches_is_ever_changed(text in surrounded()) {
+            let mark = "\u{1}";
+            let text = text + " the end";
+            let mask = mask(&json!({"replacement": mark, "custom": {"key": "sk-[a-z]{1,40}"}}).to_string());
+            let masked = mask.mask(&text).into_owned();
+            prop_assert!(masked.ends_with(" the end"), "{text:?} became {masked:?}");
+            // Two matches can be side by side.
+            let parts = replaced(&text, &masked.replace(&mark.repeat(2), mark).replace(&mark.repeat(2), mark), mark);
+            prop_assert!(parts.is_some(), "{text:?} became {masked:?}");
+            for part in parts.unwrap() {
+                prop_assert!(part.chars().any(|c| c.is_ascii_alphanumeric()), "{part:?} of {text:?}");
+            }
+            for (cut, _) in text.char_indices().step_by(5) {
+                let (mut stream, mut out) = (mask.stream(), String::new());
+                stream.push(&text[..cut], &mut out);
+                stream.push(&text[cut..], &mut out);
+                stream.finish(&mut out);
+                prop_assert_eq!(&out, &masked, "cut at {}", cut);
+            }
+        }
+    }
+
     fn text() -> impl Strategy<Value = String> {
         let known = proptest::sample::select(vec![
             "joe@example.com",

@@ -36,7 +36,11 @@ pub(super) fn match_at(pattern: PiiPattern, text: &str, at: usize, finished: boo
     };
     match begins.then(|| matcher(&mut cursor)).flatten() {
         _ if cursor.starved && !finished => Found::Undecided,
-        Some(length) => Found::Match(length),
+        // A label is cut at a number of bytes, which may be inside a letter: that letter is not part of the match.
+        Some(length) => match rest.floor_char_boundary(length) {
+            0 => Found::Nothing,
+            length => Found::Match(length),
+        },
         None => Found::Nothing,
     }
 }
