@@ -700,6 +700,18 @@ TEST(read_blob_in_a_later_run_of_another_agent) {
     finish(rt);
 }
 
+TEST(read_blob_reads_nothing_of_another_scope) { /* although the handle is known there */
+    par_runtime_t *rt = runtime(js("{'llm_providers':{'p':{'type':'mock','turns':[" CALL("c1", 1, 2) ",{'text':'kept'}]},"
+                                   "'q':{'type':'mock','turns':[" READ("c1", "") ",{'text':'read'}]}}}"));
+    tool(rt, "add", ",'max_output_bytes':600");
+    ST(PAR_OK, par_register_agent(rt, js("{'id':'a','model':'p/m','tools':['add']}"), PAR_NTS, &E));
+    ST(PAR_OK, par_register_agent(rt, js("{'id':'b','model':'q/m','tools':['read_blob']}"), PAR_NTS, &E));
+    CHECK_SAID("kept", run(rt, GO, thousand_lines()));
+    CHECK_HAS(json_str(nth(run(rt, js("{'agent':'b','input':'x'}"), NULL), "tool_result", 0), "content"), "line 0");
+    CHECK_HAS(json_str(nth(run(rt, js("{'agent':'b','input':'x','scope':'t'}"), NULL), "tool_result", 0), "content"), "nothing under");
+    finish(rt);
+}
+
 TEST(old_blobs_make_room) { /* bounded memory: the oldest go first, and that is said */
     par_runtime_t *rt = mock_and("[" CALL("c1", 1, 2) "," READ("c2", "") ",{'text':'ok'}]", ",'limits':{'max_blob_bytes':100}");
     struct tape *t;

@@ -232,7 +232,7 @@ impl Desk<'_, '_> {
         };
         let most = own.unwrap_or(work.spec.limits.max_tool_output_bytes);
         let can_read = work.setup.offers.contains_key("read_blob");
-        shorten(&mut result, most, &work.spec.store, can_read);
+        shorten(&mut result, most, &work.spec.store, &work.spec.scope, can_read);
         work.setup.chain.after_tool(work.scene(), call, &mut result).await?;
         let event = EventBody::ToolResult {
             tool_call_id: &call.id,
@@ -409,6 +409,7 @@ impl Desk<'_, '_> {
         Invocation {
             id: &call.id,
             idempotency_key: self.idempotency_key(call),
+            scope: &self.work.spec.scope,
             input,
             cancel,
             workspace: self.work.spec.workspace.as_ref(),

@@ -5,7 +5,7 @@
 
 use crate::config::{Input, strict};
 use crate::store::Store;
-use crate::types::{Part, Result, ToolResult};
+use crate::types::{Part, Result, Scope, ToolResult};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -69,8 +69,8 @@ fn content_parts(parts: &Value) -> Result<ToolResult> {
     Ok(ToolResult { content: content.join("\n"), parts: media, is_error: false })
 }
 
-/// Cuts a result to what the model is shown, and keeps the whole.
-pub fn shorten(result: &mut ToolResult, most: usize, store: &Store, can_read: bool) {
+/// Cuts a result to what the model is shown, and keeps the whole for runs of the same scope.
+pub fn shorten(result: &mut ToolResult, most: usize, store: &Store, scope: &Scope, can_read: bool) {
     if result.content.len() <= most {
         return;
     }
@@ -80,7 +80,7 @@ pub fn shorten(result: &mut ToolResult, most: usize, store: &Store, can_read: bo
     let (head, tail) = (whole.get(..head_end).unwrap_or_default(), whole.get(tail_start..).unwrap_or_default());
     let (total, left_out) = (whole.len(), tail_start - head_end);
     let shown = format!("{head}\n[… {left_out} of {total} bytes are left out here …]\n{tail}");
-    let id = store.put_blob(whole.into_bytes());
+    let id = store.put_blob(scope, whole.into_bytes());
     let how = match can_read {
         true => format!("The whole result is kept as {id}; read_blob reads ranges of it or searches it."),
         false => format!("The whole result is kept as {id}. Ask for less if the missing part matters."),
@@ -115,10 +115,11 @@ mod tests {
         let store = Store::in_memory(&Limits::default());
         let whole: String = (0..1000).map(|n| format!("{n}é\n")).collect();
         let mut result = ToolResult::ok(whole.clone());
-        shorten(&mut result, 300, &store, true);
+        shorten(&mut result, 300, &store, &"tenant".into(), true);
         assert!(result.content.starts_with("0é\n") && result.content.contains("999é"), "{}", result.content);
         let handle = result.content.split_whitespace().find(|word| word.starts_with("par://")).unwrap();
         let id = BlobId::from_handle(handle.trim_end_matches(';')).unwrap();
-        assert_eq!(*store.blob(&id).await.unwrap().unwrap(), *whole.as_bytes());
+        assert_eq!(*store.blob(&"tenant".into(), &id).await.unwrap().unwrap(), *whole.as_bytes());
+        assert_eq!(store.blob(&Scope::default(), &id).await.unwrap(), None, "it is of another scope");
     }
 }

@@ -1,16 +1,25 @@
-//! Large texts, named by what they contain.
+//! Large texts, named by what they contain and the scope that they belong to.
 
+use crate::types::Scope;
 use sha2::{Digest, Sha256};
 use std::fmt;
 
-/// The SHA-256 of a blob.
+/// The SHA-256 of a blob: of its scope and its content. So the same text has another name in each scope, and a name that became
+/// known outside its scope leads nowhere there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlobId([u8; 32]);
 
 impl BlobId {
-    /// The id of this content.
-    pub fn of(content: &[u8]) -> Self {
-        Self(Sha256::digest(content).into())
+    /// The id of this content in a scope. In the default scope it is the hash of the content alone.
+    pub fn of(scope: &Scope, content: &[u8]) -> Self {
+        let mut hasher = Sha256::new();
+        if *scope != Scope::default() {
+            hasher.update(b"scope\0");
+            hasher.update((scope.as_str().len() as u64).to_be_bytes());
+            hasher.update(scope.as_str());
+        }
+        hasher.update(content);
+        Self(hasher.finalize().into())
     }
 
     /// The hash.
@@ -45,9 +54,16 @@ mod tests {
 
     #[test]
     fn a_handle_leads_back() {
-        let id = BlobId::of(b"abc");
+        let id = BlobId::of(&Scope::default(), b"abc");
         assert_eq!(id.to_string(), "par://blob/ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(BlobId::from_handle(&id.to_string()), Some(id));
         assert_eq!(BlobId::from_handle("par://blob/../../etc/passwd"), None);
+    }
+
+    #[test]
+    fn the_same_text_has_another_name_in_each_scope() {
+        let names = ["", "a", "b", "ab"].map(|scope| BlobId::of(&scope.into(), b"abc"));
+        let unique: std::collections::HashSet<_> = names.iter().collect();
+        assert_eq!(unique.len(), names.len());
     }
 }

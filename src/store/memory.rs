@@ -57,7 +57,7 @@ mod tests {
     fn blobs_are_kept_once_and_the_oldest_go_first() {
         let blobs = Blobs::new(10);
         let put = |content: &[u8]| {
-            let id = BlobId::of(content);
+            let id = BlobId::of(&crate::types::Scope::default(), content);
             blobs.put(id, content.into());
             id
         };

@@ -45,7 +45,7 @@ pub use sqlite::{SCHEMA as SQLITE_SCHEMA, Sqlite};
 pub use writer::{Counts, Retention, Writer, may_wait_here};
 
 use crate::config::{Durability, Limits, Persistence, RetentionConfig, WriterConfig};
-use crate::types::{Error, Result, SessionId, Status, Transcript, now_ms};
+use crate::types::{Error, Result, Scope, SessionId, Status, Transcript, now_ms};
 use forward::Forwarder;
 use memory::Blobs;
 use schemars::JsonSchema;
@@ -404,9 +404,9 @@ impl Store {
 
     // ---- large results
 
-    /// Keeps a large text under its hash.
-    pub fn put_blob(&self, content: Vec<u8>) -> BlobId {
-        let id = BlobId::of(&content);
+    /// Keeps a large text of a scope.
+    pub fn put_blob(&self, scope: &Scope, content: Vec<u8>) -> BlobId {
+        let id = BlobId::of(scope, &content);
         match &self.durable {
             None => self.blobs.put(id, content.into()),
             Some(durable) => {
@@ -419,12 +419,13 @@ impl Store {
         id
     }
 
-    /// What is kept under a hash.
-    pub async fn blob(&self, id: &BlobId) -> Result<Option<Arc<[u8]>>> {
-        match (self.blobs.get(id), &self.durable) {
-            (None, Some(durable)) => durable.backend.blob(id).await,
-            (found, _) => Ok(found),
-        }
+    /// A large text of a scope. What has this name in another scope is not found.
+    pub async fn blob(&self, scope: &Scope, id: &BlobId) -> Result<Option<Arc<[u8]>>> {
+        let found = match (self.blobs.get(id), &self.durable) {
+            (None, Some(durable)) => durable.backend.blob(id).await?,
+            (found, _) => found,
+        };
+        Ok(found.filter(|content| BlobId::of(scope, content) == *id))
     }
 
     fn durable(&self) -> Result<&Durable> {

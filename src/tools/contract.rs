@@ -1,7 +1,7 @@
 //! What a tool is to the loop: something that turns arguments into an output, or into a failure the model can act on.
 
 use super::Workspace;
-use crate::types::{Cancel, EventBody, ToolCallId};
+use crate::types::{Cancel, EventBody, Scope, ToolCallId};
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde_json::Value;
@@ -46,6 +46,8 @@ pub struct Invocation<'a> {
     pub id: &'a ToolCallId,
     /// The same whenever this call is run again after a crash, and that of no other call.
     pub idempotency_key: String,
+    /// The tenant that the run belongs to: it sees nothing of another one.
+    pub scope: &'a Scope,
     /// The arguments.
     pub input: &'a Value,
     /// Fires when the result is not wanted any more.

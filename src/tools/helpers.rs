@@ -154,6 +154,7 @@ mod tests {
         let call = Invocation {
             id: &"c".into(),
             idempotency_key: String::new(),
+            scope: &"".into(),
             input: &json!({}),
             cancel: Cancel::new(),
             workspace: None,

@@ -60,7 +60,7 @@ impl Builtin for ReadBlob {
         Self { store: Arc::clone(&kit.store) }
     }
 
-    async fn run<'a>(&'a self, input: Input, _: Invocation<'a>) -> Result<Output, ToolFailure> {
+    async fn run<'a>(&'a self, input: Input, invocation: Invocation<'a>) -> Result<Output, ToolFailure> {
         let unknown = || {
             ToolFailure::new(format!(
                 "there is nothing under {:?}: it was never given, or was let go of since; call the tool again that made it",
@@ -68,8 +68,12 @@ impl Builtin for ReadBlob {
             ))
         };
         let id = BlobId::from_handle(&input.handle).ok_or_else(unknown)?;
-        let blob =
-            self.store.blob(&id).await.map_err(|error| ToolFailure::new(error.message()))?.ok_or_else(unknown)?;
+        let blob = self
+            .store
+            .blob(invocation.scope, &id)
+            .await
+            .map_err(|error| ToolFailure::new(error.message()))?
+            .ok_or_else(unknown)?;
         let text = String::from_utf8_lossy(&blob);
         match &input.pattern {
             Some(pattern) => grep(&text, pattern, &input),
