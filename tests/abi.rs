@@ -72,6 +72,9 @@ fn the_library_has_its_name_and_stays_loaded() {
         let link = folder.join("libpar.so.0.1");
         assert_eq!(fs::read_link(&link).ok().as_deref(), Some(Path::new("libpar.so")), "{}", link.display());
     }
+    // Without this function there is no handler of a signal, and none of what tokio keeps open for them.
+    let imported = output("nm", &["-D", "--undefined-only"]);
+    assert!(!imported.contains("sigaction"), "something in the library handles signals");
     let segments = output("readelf", &["-lW"]);
     let stack = segments.lines().find(|line| line.contains("GNU_STACK")).unwrap();
     assert!(!stack.contains("RWE"), "an executable stack: {stack}");
