@@ -476,11 +476,11 @@ TEST(what_is_not_json) {
         RETURNS(PAR_ERR_JSON, par_echo(js("%s", bad[i]), PAR_NTS, &o.text, &o.len, &o.err));
         if (par_error_status(E) != PAR_ERR_JSON) printf("    for %s\n", bad[i]);
     }
-    ST(PAR_OK, par_echo(nested(128, '[', ']'), PAR_NTS, &out, NULL, &E)), par_free(out);
-    RETURNS(PAR_ERR_JSON, par_echo(nested(129, '[', ']'), PAR_NTS, &o.text, &o.len, &o.err));
+    ST(PAR_OK, par_echo(nested(80, '[', ']'), PAR_NTS, &out, NULL, &E)), par_free(out);
+    RETURNS(PAR_ERR_JSON, par_echo(nested(81, '[', ']'), PAR_NTS, &o.text, &o.len, &o.err));
     RETURNS(PAR_ERR_JSON, par_echo(nested(200000, '[', ']'), PAR_NTS, &o.text, &o.len, &o.err));
     RETURNS(PAR_ERR_JSON, par_echo(nested(200000, '[', ' '), PAR_NTS, &o.text, &o.len, &o.err));
-    RETURNS(PAR_ERR_JSON, par_runtime_create(PAR_ABI_VERSION, nested(129, '[', ']'), PAR_NTS, &o.rt, &o.err));
+    RETURNS(PAR_ERR_JSON, par_runtime_create(PAR_ABI_VERSION, nested(81, '[', ']'), PAR_NTS, &o.rt, &o.err));
 }
 
 TEST(a_json_error_says_where) {

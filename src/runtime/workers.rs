@@ -89,10 +89,9 @@ impl Gate {
 /// Starts tokio on the calling thread, which is not inside a tokio runtime.
 fn build(threads: usize, log: &Arc<LogSubscriber>) -> Result<Runtime> {
     let refused = |error: &std::io::Error| {
-        Error::new(Status::Limit, format!("the worker threads cannot be started: {error}"))
-            .with_code("descriptor_limit")
+        Error::new(Status::Io, format!("the worker threads cannot be started: {error}"))
             .with_retryable(true)
-            .with_hint("raise RLIMIT_NOFILE, or close descriptors: the workers need three")
+            .with_hint("raise RLIMIT_NOFILE (ulimit -n), or close descriptors: the workers need a few")
     };
     let gate = Arc::<Gate>::default();
     let on_start = {
