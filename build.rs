@@ -146,7 +146,13 @@ fn write_header(root: &Path) {
 /// The header's text, as it should be.
 pub fn header(root: &Path) -> Result<String, String> {
     let config = cbindgen::Config::from_file(root.join("cbindgen.toml"))?;
-    let bindings = cbindgen::Builder::new().with_crate(root).with_config(config).generate();
+    // Of the boundary alone, in the order of its modules: of the whole crate, types that C never sees get into the header.
+    let folder = root.join("src/ffi");
+    let modules = fs::read_to_string(folder.join("mod.rs")).map_err(|error| error.to_string())?;
+    let modules = modules.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
+    let sources = modules.map(|module| folder.join(format!("{module}.rs")));
+    let builder = sources.fold(cbindgen::Builder::new(), cbindgen::Builder::with_src);
+    let bindings = builder.with_config(config).generate();
     let mut generated = Vec::new();
     bindings.map_err(|error| error.to_string())?.write(&mut generated);
     Ok(polish(&String::from_utf8_lossy(&generated)))

@@ -122,12 +122,6 @@
 #define PAR_ERR_OUT_OF_MEMORY            (-92)  /* Memory ran out. */
 #define PAR_ERR_IO                       (-93)  /* The operating system refused. */
 
-/* An amount in 10⁻¹² US dollars. In JSON and as text it is a decimal number of dollars: `"0.00123"`. */
-typedef struct PicoUsd PicoUsd;
-
-/* A kind of personal data. */
-typedef struct PiiPattern PiiPattern;
-
 /* An error. Immutable; freed by par_error_free; may be kept, and used on any thread. */
 typedef struct par_error_t par_error_t;
 
@@ -147,10 +141,6 @@ typedef void (*par_callback_t)(uintptr_t user_data, uint64_t token, const char *
 
 /* Called once for each registration that succeeded, after its last callback, on the callback thread. */
 typedef void (*par_destroy_t)(uintptr_t user_data);
-
-
-
-
 
 #ifdef __cplusplus
 extern "C" {

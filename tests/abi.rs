@@ -55,6 +55,33 @@ fn the_symbols_are_the_published_ones_and_those_of_the_header() {
     assert_eq!(exported, declared, "run `make header`");
 }
 
+/// Programs share one space of names: every type, macro and function of the header begins with the library's prefix.
+#[test]
+fn every_name_of_the_header_has_the_prefix() {
+    let header = fs::read_to_string(root().join("include/par_ffi.h")).unwrap();
+    let mut types = 0;
+    for line in header.lines() {
+        let declared = if let Some(rest) = line.strip_prefix("typedef ") {
+            types += 1;
+            // `typedef struct a b;`, `typedef int32_t b;`, `typedef void (*b)(…);`
+            let name = match rest.split_once("(*") {
+                Some((_, pointer)) => pointer.split(')').next().unwrap(),
+                None => rest.trim_end_matches(';').rsplit(' ').next().unwrap(),
+            };
+            let tag = rest.strip_prefix("struct ").or(rest.strip_prefix("enum ")).and_then(|rest| rest.split(' ').next());
+            vec![Some(name), tag]
+        } else if ["struct ", "enum ", "union "].iter().any(|start| line.starts_with(start)) {
+            vec![line.split(' ').nth(1)]
+        } else {
+            vec![line.trim_start_matches(['#', ' ']).strip_prefix("define ").and_then(|rest| rest.split([' ', '(']).next())]
+        };
+        for name in declared.into_iter().flatten() {
+            assert!(name.starts_with("par_") || name.starts_with("PAR_"), "{name:?} in: {line}");
+        }
+    }
+    assert_eq!(types, 6, "{header}");
+}
+
 #[test]
 fn the_library_has_its_name_and_stays_loaded() {
     let dynamic = output("readelf", &["-d"]);
