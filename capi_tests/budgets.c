@@ -85,8 +85,8 @@ TEST(agents_do_not_wait_for_those_that_called_them) {
     par_runtime_t *rt = runtime(js("{'default_quota':{'max_concurrent_tasks':1},"
                                    "'llm_providers':{'p':{'type':'mock','turns':[{'tool_calls':[{'id':'c1','name':'b','input':{'task':'t'}}]},{'text':'ok'}]},"
                                    "'q':{'type':'mock','turns':[{'text':'37'}]}}}"));
-    ST(PAR_OK, par_register_agent(rt, js("{'id':'a','model':'p/m','sub_agents':['b'],'resource_quota':{'max_concurrent_tasks':1}}"), PAR_NTS, &E));
     ST(PAR_OK, par_register_agent(rt, js("{'id':'b','model':'q/m','resource_quota':{'max_concurrent_tasks':1}}"), PAR_NTS, &E));
+    ST(PAR_OK, par_register_agent(rt, js("{'id':'a','model':'p/m','sub_agents':['b'],'resource_quota':{'max_concurrent_tasks':1}}"), PAR_NTS, &E));
     CHECK_SAID("ok", run(rt, GO, NULL));
     ask(rt, "invoke_parallel", js("{'specs':[{'agent':'a','input':'x'},{'agent':'b','input':'x'},{'agent':'a','input':'x'}]}"));
     CHECK_INT(PAR_OK, status);

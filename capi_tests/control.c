@@ -17,8 +17,8 @@ static par_runtime_t *adding(const char *turns, const char *tool_keys) {
 static par_runtime_t *two(const char *p, const char *q, const char *a, const char *b) {
     par_runtime_t *rt = runtime(js("{'llm_providers':{'p':{'type':'mock','turns':%s},'q':{'type':'mock','turns':%s}}}", p, q));
     tool(rt, "add", NULL);
-    ST(PAR_OK, par_register_agent(rt, js("{'id':'a','model':'p/m','system_prompt':'You are a.'%s}", a), PAR_NTS, &E));
     ST(PAR_OK, par_register_agent(rt, js("{'id':'b','model':'q/m','system_prompt':'You are b.'%s}", b), PAR_NTS, &E));
+    ST(PAR_OK, par_register_agent(rt, js("{'id':'a','model':'p/m','system_prompt':'You are a.'%s}", a), PAR_NTS, &E));
     return rt;
 }
 
@@ -552,8 +552,8 @@ TEST(the_cost_of_a_sub_agent_is_added) {
     for (known = 0; known < 2; known++) {
         par_runtime_t *rt = runtime(js(config, known ? ",'q/m':{'price':{'input':'2','output':'20'}}" : ""));
         struct tape *t;
-        ST(PAR_OK, par_register_agent(rt, js("{'id':'a','model':'p/m','sub_agents':['b']}"), PAR_NTS, &E));
         ST(PAR_OK, par_register_agent(rt, js("{'id':'b','model':'q/m'}"), PAR_NTS, &E));
+        ST(PAR_OK, par_register_agent(rt, js("{'id':'a','model':'p/m','sub_agents':['b']}"), PAR_NTS, &E));
         t = run(rt, GO, NULL);
         CHECK_SAID("ok", t);
         /* 300 + 30 · 10 at 1e-6, and 1000 · 2 + 20 at 1e-6; what has no price makes the sum unknown */
@@ -580,9 +580,9 @@ TEST(a_stream_with_the_events_of_the_first_level) {
                                    "'q':{'type':'mock','turns':[{'tool_calls':[{'id':'c1','name':'c','input':{'task':'t'}}]},{'text':'two'}]},"
                                    "'o':{'type':'mock','turns':[{'text':'three'}]}}}"));
     struct tape *t;
-    ST(PAR_OK, par_register_agent(rt, js("{'id':'a','model':'p/m','sub_agents':['b']}"), PAR_NTS, &E));
-    ST(PAR_OK, par_register_agent(rt, js("{'id':'b','model':'q/m','sub_agents':['c']}"), PAR_NTS, &E));
     ST(PAR_OK, par_register_agent(rt, js("{'id':'c','model':'o/m'}"), PAR_NTS, &E));
+    ST(PAR_OK, par_register_agent(rt, js("{'id':'b','model':'q/m','sub_agents':['c']}"), PAR_NTS, &E));
+    ST(PAR_OK, par_register_agent(rt, js("{'id':'a','model':'p/m','sub_agents':['b']}"), PAR_NTS, &E));
     t = run(rt, js("{'agent':'a','input':'x','max_event_depth':1}"), NULL);
     CHECK_SAID("one", t);
     CHECK_STR("twoone", t->seen.text);
@@ -679,11 +679,15 @@ TEST(a_deadline_counts_what_the_sub_agent_consumed) {
     finish(rt);
 }
 
-TEST(agents_that_call_each_other_come_to_an_end) {
-    par_runtime_t *rt = mock_and("[{'tool_calls':[{'id':'c1','name':'a','input':{'task':'deeper'}}]},{'text':'ok'}]", ",'limits':{'max_sub_agent_depth':3}");
+TEST(agents_below_agents_have_a_depth) {
+    par_runtime_t *rt = mock_and("[{'tool_calls':[{'id':'c1','name':'next','input':{'task':'deeper'}}]},{'text':'ok'}]", ",'limits':{'max_sub_agent_depth':3}");
     struct tape *t;
     int i, refused = 0;
-    agent_and(rt, "a", ",'sub_agents':['a']");
+    agent(rt, "e", NULL);
+    agent_and(rt, "d", ",'sub_agents':[{'agent':'e','name':'next'}]");
+    agent_and(rt, "c", ",'sub_agents':[{'agent':'d','name':'next'}]");
+    agent_and(rt, "b", ",'sub_agents':[{'agent':'c','name':'next'}]");
+    agent_and(rt, "a", ",'sub_agents':[{'agent':'b','name':'next'}]");
     t = run(rt, GO, NULL);
     CHECK_SAID("ok", t);
     CHECK_INT(3, count_of(t, "subrun_started"));
@@ -705,8 +709,9 @@ TEST(a_sub_agent_that_fails_is_told) {
 }
 
 TEST(a_sub_agent_that_is_not_there_is_told) {
-    par_runtime_t *rt = two("[{'tool_calls':[{'id':'c1','name':'c','input':{'task':'t'}}]},"
-                            "{'expect':{'last_message_contains':'cannot run'},'text':'I see'}]", "[]", ",'sub_agents':['c']", "");
+    par_runtime_t *rt = two("[{'tool_calls':[{'id':'c1','name':'b','input':{'task':'t'}}]},"
+                            "{'expect':{'last_message_contains':'cannot run'},'text':'I see'}]", "[]", ",'sub_agents':['b']", "");
+    ST(PAR_OK, par_unregister_agent(rt, "b", PAR_NTS, &E)); /* it was there when the agent was registered */
     CHECK_SAID("I see", run(rt, GO, NULL));
     finish(rt);
 }

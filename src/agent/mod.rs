@@ -41,6 +41,7 @@ pub use budget::{Account, Ledger, Spent};
 pub use control::{Control, SUSPENDED, Suspension};
 pub use credentials::HostCredentials;
 pub use meter::{Counted, Meter};
+pub use output::check_result;
 pub(crate) use run::panic_error;
 pub use run::{Outcome, RunFailure, RunSpec, execute, execute_below};
 pub use setup::{Agents, Fallback, Offer, Quota, Setup, ToolPermits, offers, specs, specs_hash};

@@ -5,7 +5,7 @@
 
 use crate::config::{Input, strict};
 use crate::store::Store;
-use crate::types::{Part, Result, Scope, ToolResult};
+use crate::types::{Error, Part, Result, Scope, ToolResult};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -58,12 +58,32 @@ fn of_value(value: Value) -> std::result::Result<ToolResult, String> {
     }
 }
 
+/// Refuses a result whose content parts no model could be shown. `path` is where the result was given.
+pub fn check_result(result: &Value, path: &str) -> Result<()> {
+    let Some(parts) = result.get("content_parts") else { return Ok(()) };
+    let path = format!("{path}.content_parts");
+    if result.as_object().is_some_and(|fields| fields.len() > 1) {
+        // Of other JSON it may be the name of a key.
+        if !parts.is_array() {
+            return Ok(());
+        }
+        return Err(Error::schema(path, "content parts stand alone in a result")
+            .with_hint("leave out the other keys, or put them into a part: {\"type\": \"text\", \"text\": \"…\"}"));
+    }
+    read_parts(parts, &path).map(drop)
+}
+
+fn read_parts(parts: &Value, path: &str) -> Result<Vec<Part>> {
+    let Input(parts) = strict::read(parts, path)?;
+    for (index, part) in parts.iter().enumerate() {
+        crate::config::check_media(part, &format!("{path}[{index}]"))?;
+    }
+    Ok(parts)
+}
+
 /// Reads content parts: the same shape as a request's input.
 fn content_parts(parts: &Value) -> Result<ToolResult> {
-    let Input(parts) = strict::read(parts, "content_parts")?;
-    for (index, part) in parts.iter().enumerate() {
-        crate::config::check_media(part, &format!("content_parts[{index}]"))?;
-    }
+    let parts = read_parts(parts, "content_parts")?;
     let (texts, media): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(|part| part.as_text().is_some());
     let content: Vec<&str> = texts.iter().filter_map(Part::as_text).collect();
     Ok(ToolResult { content: content.join("\n"), parts: media, is_error: false })

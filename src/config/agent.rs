@@ -23,7 +23,7 @@ pub struct AgentConfig {
     #[serde(deserialize_with = "model")]
     #[schemars(with = "ModelShape")]
     pub model: ModelConfig,
-    /// A system prompt with variables; goes before `system_prompt`.
+    /// A system prompt with variables, instead of `system_prompt`.
     #[serde(default)]
     pub system_prompt_template: Option<TemplateConfig>,
     /// Other models that are asked, in this order, when the model cannot be reached: after its own retries, never once it has
@@ -328,7 +328,15 @@ enum ModelShape {
 impl AgentConfig {
     /// Parses and checks an agent.
     pub fn from_json(text: &str) -> Result<Self> {
-        let agent: Self = strict::from_str(text, "agent")?;
+        let agent: Self =
+            strict::from_str(text, "agent").map_err(|error| of_the_model(super::to_come(error, "agent")))?;
+        agent.check()?;
+        Ok(agent)
+    }
+
+    /// Refuses what makes no sense.
+    pub fn check(&self) -> Result<()> {
+        let agent = self;
         check_name(agent.id.as_str(), "agent.id", "an agent")?;
         if agent.max_iterations == 0 {
             return Err(Error::schema("agent.max_iterations", "an agent needs at least 1 iteration"));
@@ -373,7 +381,30 @@ impl AgentConfig {
                 ));
             }
         }
-        Ok(agent)
+        if agent.system_prompt.is_some() && agent.system_prompt_template.is_some() {
+            return Err(Error::schema(
+                "agent.system_prompt",
+                "an agent has a system_prompt or a system_prompt_template",
+            )
+            .with_hint("leave out one of them"));
+        }
+        Ok(())
+    }
+}
+
+/// Helps who gives the agent what its model has.
+fn of_the_model(error: Error) -> Error {
+    let keys =
+        ["provider", "model_name", "api_base", "temperature", "max_tokens", "top_p", "stop_sequences", "reasoning"];
+    let key = error.path().and_then(|path| path.strip_prefix("agent.")).filter(|key| keys.contains(key));
+    match key.filter(|_| error.message().starts_with("unknown key")) {
+        Some(key) => {
+            let hint = format!(
+                "it belongs into \"model\": {{\"provider\": \"openai\", \"model_name\": \"gpt-4o-mini\", {key:?}: …}}"
+            );
+            error.with_hint(hint)
+        }
+        None => error,
     }
 }
 

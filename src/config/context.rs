@@ -16,7 +16,7 @@ pub enum ContextStrategy {
     /// The oldest messages, until the rest fits.
     TruncateOldest {
         /// The system prompt is always kept; `false` is refused.
-        #[serde(default = "yes")]
+        #[serde(default = "yes", alias = "keepSystem")]
         keep_system: bool,
         /// Messages that are kept even if they are too many tokens; then the run fails. Default 4.
         #[serde(default = "default_min_messages")]

@@ -285,7 +285,7 @@ impl TryFrom<Shape> for Archive {
                     schema: shape.schema.unwrap_or(usual.schema.clone()),
                     ..usual
                 };
-                database.check().map(Self::Postgres)
+                database.check().map(|()| Self::Postgres(database))
             }
             (Kind::Postgres, _, _) => {
                 Err("\"postgres\" has \"url\", \"password\" and \"schema\", and no other key".into())

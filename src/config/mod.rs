@@ -77,6 +77,21 @@ pub use tool::{Effect, Otherwise, Permission, ToolConfig};
 pub use web::{Place, SearchConfig, WebConfig};
 pub use workspace::{HardLinks, WorkspaceConfig};
 
+/// Keys of what this version does not have yet.
+const TO_COME: &[&str] =
+    &["skills", "mcp_servers", "mcp", "memory", "rag", "documents", "workflows", "workflow", "telemetry"];
+
+/// Says of a key that is known but not in this version yet that it is so.
+fn to_come(error: crate::types::Error, root: &str) -> crate::types::Error {
+    let key = error.path().and_then(|path| path.strip_prefix(root)?.strip_prefix('.')).map(str::to_owned);
+    match key {
+        Some(key) if error.message().starts_with("unknown key") && TO_COME.contains(&key.as_str()) => error
+            .with_message(format!("{key:?} is not in this version of libpar yet"))
+            .with_hint("leave the key out; the README tells what this version does"),
+        Some(_) | None => error,
+    }
+}
+
 /// Names that become keys, paths or parts of ids: agents, tools, providers.
 ///
 /// Letters, digits, `_`, `-` and `.`; 1 to 128 of them. What every provider accepts as a tool name is narrower and is

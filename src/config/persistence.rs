@@ -57,7 +57,15 @@ impl Persistence {
 
     /// Refuses what makes no sense.
     pub fn check(&self, path: &str) -> Result<()> {
-        let Self::Sqlite { path: file, forward: Some(Forward::On(forward)) } = self else { return Ok(()) };
+        let (file, forward) = match self {
+            Self::Sqlite { path: file, forward } => (file, forward),
+            Self::Postgres(config) => return config.check().map_err(|wrong| Error::schema(path, wrong)),
+            Self::Noop => return Ok(()),
+        };
+        if file.is_empty() || file.contains('\0') {
+            return Err(Error::schema(format!("{path}.path"), format!("{file:?} cannot be the path of a database")));
+        }
+        let Some(Forward::On(forward)) = forward else { return Ok(()) };
         if file == ":memory:" {
             let message = "a database in memory cannot be forwarded: what is not shipped in time would be lost";
             return Err(Error::schema(format!("{path}.forward"), message).with_hint("give the path of a file"));
@@ -111,7 +119,7 @@ impl PostgresConfig {
     }
 
     /// Refuses what makes no sense.
-    pub(super) fn check(self) -> Result<Self, String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
         let starts_well =
             !self.schema.starts_with(|first: char| first.is_ascii_digit()) && !self.schema.starts_with("pg_");
@@ -124,7 +132,7 @@ impl PostgresConfig {
         if !(0.1..=3_600.0).contains(&self.lease_seconds) {
             return Err("lease_seconds is 0.1 to 3600".into());
         }
-        Ok(self)
+        Ok(())
     }
 }
 
@@ -174,7 +182,7 @@ impl Shape {
                     pool_size: self.pool_size.unwrap_or(usual.pool_size),
                     lease_seconds: self.lease_seconds.unwrap_or(usual.lease_seconds),
                 };
-                config.check().map(Persistence::Postgres)
+                config.check().map(|()| Persistence::Postgres(config))
             }
         }
     }
@@ -185,6 +193,7 @@ impl Shape {
 enum Kind {
     Noop,
     Sqlite,
+    #[serde(alias = "postgresql")]
     Postgres,
 }
 

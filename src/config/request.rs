@@ -120,14 +120,14 @@ pub enum OutputMode {
 impl RunRequest {
     /// Parses and checks a request.
     pub fn from_json(text: &str) -> Result<Self> {
-        let request: Self = strict::from_str_fast(text, "request")?;
+        let request: Self = strict::from_str_fast(text, "request").map_err(|error| super::to_come(error, "request"))?;
         request.check("request")?;
         Ok(request)
     }
 
     /// Reads and checks a request that is part of something larger.
     pub fn from_value(value: &Value, path: &str) -> Result<Self> {
-        let request: Self = strict::read(value, path)?;
+        let request: Self = strict::read(value, path).map_err(|error| super::to_come(error, path))?;
         request.check(path)?;
         Ok(request)
     }

@@ -123,7 +123,14 @@ impl Default for RuntimeConfig {
 impl RuntimeConfig {
     /// Parses and checks the configuration.
     pub fn from_json(text: &str) -> Result<Self> {
-        let config: Self = super::strict::from_str(text, "config")?;
+        let config: Self = super::strict::from_str(text, "config").map_err(|error| super::to_come(error, "config"))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses what makes no sense. A runtime checks its config itself, wherever it comes from.
+    pub fn check(&self) -> Result<()> {
+        let config = self;
         if config.threads.is_some_and(|threads| !(1..=256).contains(&threads)) {
             return Err(Error::schema("config.threads", "a runtime has 1 to 256 threads"));
         }
@@ -150,7 +157,7 @@ impl RuntimeConfig {
             check_name(name, &path, "a provider")?;
             provider.check(&path)?;
         }
-        Ok(config)
+        Ok(())
     }
 
     /// The number of worker threads.

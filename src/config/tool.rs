@@ -145,12 +145,25 @@ impl Effect {
 impl ToolConfig {
     /// Parses and checks a tool. That the schemas are schemas is checked where they are compiled.
     pub fn from_json(text: &str) -> Result<Self> {
-        Self::from_value(&strict::parse(text, "tool")?, "tool")
+        Self::from_json_within(text, EvalLimits::default())
+    }
+
+    /// The same with other bounds of its conditions.
+    pub fn from_json_within(text: &str, limits: EvalLimits) -> Result<Self> {
+        Self::from_value(&strict::parse(text, "tool")?, limits, "tool")
     }
 
     /// Reads and checks a tool that is part of something larger, at `path`.
-    pub fn from_value(value: &Value, path: &str) -> Result<Self> {
-        let mut tool: Self = strict::read(value, path)?;
+    pub fn from_value(value: &Value, limits: EvalLimits, path: &str) -> Result<Self> {
+        let mut tool: Self = strict::read(value, path).map_err(|error| explained(error, value, path))?;
+        normalize_input_schema(&mut tool.input_schema, &format!("{path}.input_schema"))?;
+        tool.check(limits, path)?;
+        Ok(tool)
+    }
+
+    /// Refuses what makes no sense. `path` is where the tool was given.
+    pub fn check(&self, limits: EvalLimits, path: &str) -> Result<()> {
+        let tool = self;
         let at = |key: &str| format!("{path}.{key}");
         check_tool_name(&tool.name, &at("name"))?;
         if !(tool.timeout > 0.0 && tool.timeout <= 86_400.0) {
@@ -168,13 +181,26 @@ impl ToolConfig {
                     .with_hint("name a role, or use \"deny\""));
             }
             Permission::ConditionBased { condition, .. } => {
-                condition.check(&at("permission.condition"), EvalLimits::default())?;
+                condition.check(&at("permission.condition"), limits)?;
             }
             Permission::RoleBased { .. } | Permission::Allow | Permission::Confirm | Permission::Deny => {}
         }
-        normalize_input_schema(&mut tool.input_schema, &at("input_schema"))?;
-        Ok(tool)
+        Ok(())
     }
+}
+
+/// Helps who writes a tool as another API has it.
+fn explained(error: Error, value: &Value, path: &str) -> Error {
+    if value.get("function").is_some_and(Value::is_object) {
+        return Error::schema(format!("{path}.function"), "this is OpenAI's format of a tool").with_hint(
+            "register what is under \"function\": {\"name\", \"description\", \"input_schema\"}, with its \"parameters\" as \
+             \"input_schema\"",
+        );
+    }
+    if error.path() == Some(&format!("{path}.parameters")) {
+        return error.with_hint("the schema of the arguments is called \"input_schema\"");
+    }
+    error
 }
 
 /// What every provider accepts as the name of a tool.

@@ -7,7 +7,7 @@ use crate::llm::{Profiles, Provider, RetryPolicy};
 use crate::middleware::Chain;
 use crate::types::{AgentId, Error, Result, Status};
 use parking_lot::{Mutex, RwLock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -75,6 +75,7 @@ impl AgentTable {
                 .with_path("agent.id")
                 .with_hint("unregister it first to replace it"));
         }
+        check_sub_agents(&agents, &entry.config)?;
         agents.insert(id, Arc::new(entry));
         Ok(())
     }
@@ -189,6 +190,37 @@ impl Entry {
             config: Arc::clone(config),
         })
     }
+}
+
+/// Refuses sub-agents that are not registered, and an agent that would use itself, directly or through others.
+fn check_sub_agents(agents: &BTreeMap<AgentId, Arc<Entry>>, config: &AgentConfig) -> Result<()> {
+    for (index, sub_agent) in config.sub_agents.iter().enumerate() {
+        let at = || format!("agent.sub_agents[{index}]");
+        if sub_agent.agent != config.id && !agents.contains_key(&sub_agent.agent) {
+            let message = format!("no agent {:?} is registered", sub_agent.agent);
+            let error = Error::new(Status::NotFound, message).with_path(at());
+            return Err(match strict::nearest(sub_agent.agent.as_str(), agents.keys().map(AgentId::as_str)) {
+                Some(near) => error.with_hint(format!("did you mean {near:?}?")),
+                None => error.with_hint("register the sub-agent first"),
+            });
+        }
+        let (mut seen, mut waiting) = (BTreeSet::new(), vec![&sub_agent.agent]);
+        while let Some(id) = waiting.pop() {
+            if *id == config.id {
+                let message = match sub_agent.agent == config.id {
+                    true => "an agent cannot be its own sub-agent".to_owned(),
+                    false => format!("the sub-agent {:?} leads back to the agent itself", sub_agent.agent),
+                };
+                return Err(Error::schema(at(), message).with_hint("a handoff may go back and forth; a call may not"));
+            }
+            if seen.insert(id)
+                && let Some(entry) = agents.get(id)
+            {
+                waiting.extend(entry.config.sub_agents.iter().map(|below| &below.agent));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What a provider would refuse at the first request.

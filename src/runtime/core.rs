@@ -9,7 +9,7 @@ use super::runs::Runs;
 use super::scope::Scope;
 use super::threads;
 use super::workers::Workers;
-use crate::agent::{Account, Agents, Ledger, Spent};
+use crate::agent::{Account, Agents, Ledger, Spent, check_result};
 use crate::approval::ApprovalDesk;
 use crate::config::{
     AgentConfig, Decision, Limits, LogLevel, ProviderConfig, RuntimeConfig, Steering, ToolConfig,
@@ -129,6 +129,7 @@ impl Runtime {
 
     /// Creates a runtime from a parsed configuration.
     pub fn with_config(config: RuntimeConfig) -> Result<Self> {
+        config.check()?;
         let chain = Chain::build(&config.middleware, "config.middleware")?;
         let mut configured = providers_from_environment();
         configured.extend(config.llm_providers.clone());
@@ -264,7 +265,7 @@ impl Runtime {
     fn add_tool(&self, definition: &str, runner: Runner) -> Result<()> {
         let core = self.core();
         core.closing.check_open()?;
-        let config = ToolConfig::from_json(definition)?;
+        let config = ToolConfig::from_json_within(definition, core.config.eval_limits)?;
         core.tools.add(Registered::new(config, runner, core.limits())?)?;
         core.agents.changed();
         Ok(())
@@ -312,7 +313,7 @@ impl Runtime {
             )
             .with_hint("the token still waits: answer it with less, or fail it"));
         }
-        strict::parse_free(result, "result")?;
+        check_result(&strict::parse_free(result, "result")?, "result")?;
         core.desk.complete(token, raw(result.trim())?)
     }
 

@@ -374,7 +374,7 @@ async fn answer(core: &Arc<Core>, call: Call, caller: &Caller<'_>) -> Answer {
         Call::SessionsList(params) => core.list_sessions(params).await?,
         Call::ToolsList(NoParams {}) => list(core.tools.list().iter().map(|tool| json!(tool.config)).collect()),
         Call::ToolsReplace(ReplaceParams { tool }) => {
-            core.replace_tool(ToolConfig::from_value(&tool, "params.tool")?)?;
+            core.replace_tool(ToolConfig::from_value(&tool, core.config.eval_limits, "params.tool")?)?;
             json!({"replaced": true})
         }
     };

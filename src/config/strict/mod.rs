@@ -26,15 +26,25 @@ pub fn from_str<T: DeserializeOwned>(text: &str, root: &str) -> Result<T> {
 pub fn from_str_fast<T: DeserializeOwned>(text: &str, root: &str) -> Result<T> {
     serde_json::from_str(text).or_else(|_| from_str(text, root))
 }
+
+/// A longer word is no slip of the pen, and comparing it would take its length times that of each candidate.
+const MAX_WORD: usize = 128;
+
 /// The candidate nearest to `word`, if any is near enough to be what was meant.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > MAX_WORD {
+        return None;
+    }
     candidates
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
-        .min_by_key(|(distance, _)| *distance)
+        // Of two that are as near, one that stands in the word is meant: "fsync" is "sync", not "async".
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), !word.contains(candidate), candidate))
+        .min_by_key(|(distance, is_other, _)| (*distance, *is_other))
+        .map(|(distance, _, candidate)| (distance, candidate))
         .filter(|(distance, candidate)| *distance <= (candidate.chars().count() / 3).max(1))
         .map(|(_, candidate)| candidate)
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

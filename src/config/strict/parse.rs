@@ -37,15 +37,13 @@ pub fn free<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Erro
 
 fn syntax_error(text: &str, name: &str, error: &serde_json::Error) -> Error {
     let offset = byte_offset(text, error.line(), error.column());
+    let place = format!("line {}, column {} (byte {offset})", error.line(), error.column());
     let said = error.to_string();
     let said = said.split(" at line ").next().unwrap_or_default();
     if let Some(key) = said.strip_prefix(DUPLICATE_KEY) {
-        return Error::new(
-            Status::Json,
-            format!("the {name} has the key {key:?} twice, the second near byte {offset}"),
-        )
-        .with_path(key)
-        .with_hint("keep one of the two");
+        return Error::new(Status::Json, format!("the {name} has the key {key:?} twice, the second near {place}"))
+            .with_path(key)
+            .with_hint("keep one of the two");
     }
     let hint = if text.trim().is_empty() {
         "the text is empty; an empty object is {}"
@@ -54,7 +52,21 @@ fn syntax_error(text: &str, name: &str, error: &serde_json::Error) -> Error {
     } else {
         "the text must be one JSON document (RFC 8259)"
     };
-    Error::new(Status::Json, format!("the {name} is not valid JSON at byte {offset}: {said}")).with_hint(hint)
+    let near = excerpt(text, offset);
+    let near = if near.is_empty() { String::new() } else { format!(", near {near:?}") };
+    Error::new(Status::Json, format!("the {name} is not valid JSON at {place}: {said}{near}")).with_hint(hint)
+}
+
+/// What stands around a place, on its line.
+fn excerpt(text: &str, offset: usize) -> &str {
+    const AROUND: usize = 20;
+    let line_start = text.get(..offset).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1);
+    let start = text.ceil_char_boundary(offset.saturating_sub(AROUND).max(line_start));
+    let end = text.floor_char_boundary((offset + AROUND).min(text.len()));
+    let line = text.get(start..end.max(start)).unwrap_or_default();
+    let within = line.len().min(offset.saturating_sub(start) + 1);
+    let stop = line.get(line.floor_char_boundary(within)..).and_then(|rest| rest.find('\n'));
+    stop.map_or(line, |stop| line.get(..line.floor_char_boundary(within) + stop).unwrap_or_default()).trim()
 }
 
 fn byte_offset(text: &str, line: usize, column: usize) -> usize {

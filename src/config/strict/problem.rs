@@ -4,6 +4,7 @@ use super::nearest;
 use crate::types::Error;
 use serde::de::{self, Expected, Unexpected};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::fmt;
 
 /// Where a value stands; a list on the stack, written out only when something is wrong.
@@ -67,7 +68,7 @@ impl Problem {
             None if expected.is_empty() => "no key is allowed here".to_owned(),
             None => format!("known: {}", expected.join(", ")),
         };
-        Self { path: None, message: format!("unknown {kind} {word:?}"), hint: Some(hint) }
+        Self { path: None, message: format!("unknown {kind} {:?}", shortened(word)), hint: Some(hint) }
     }
 }
 
@@ -105,6 +106,15 @@ impl de::Error for Problem {
     }
 }
 
+/// As much of a text as an error repeats.
+fn shortened(text: &str) -> Cow<'_, str> {
+    const MOST: usize = 128;
+    match text.get(..text.floor_char_boundary(MOST)) {
+        Some(start) if start.len() < text.len() => Cow::Owned(format!("{start}…")),
+        Some(_) | None => Cow::Borrowed(text),
+    }
+}
+
 fn in_words(expected: &dyn Expected) -> String {
     let said = expected.to_string();
     match said.as_str() {
@@ -121,7 +131,7 @@ fn in_words(expected: &dyn Expected) -> String {
 
 fn unexpected_in_words(unexpected: Unexpected<'_>) -> String {
     match unexpected {
-        Unexpected::Str(text) => format!("the string {text:?}"),
+        Unexpected::Str(text) => format!("the string {:?}", shortened(text)),
         Unexpected::Bool(value) => value.to_string(),
         Unexpected::Unsigned(value) => value.to_string(),
         Unexpected::Signed(value) => value.to_string(),

@@ -402,7 +402,12 @@ fn failed(error: rusqlite::Error) -> Error {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             ("store_busy", true, "another program holds the database: use it through the runtime alone")
         }
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+        Some(ErrorCode::NotADatabase) => (
+            "store_not_a_database",
+            false,
+            "this file is something else: give the path of a new file; if it was a database, restore a backup of it",
+        ),
+        Some(ErrorCode::DatabaseCorrupt) => {
             ("store_corrupt", false, "restore a backup; store.verify tells what is damaged")
         }
         Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
