@@ -68,12 +68,17 @@ fn every_name_of_the_header_has_the_prefix() {
                 Some((_, pointer)) => pointer.split(')').next().unwrap(),
                 None => rest.trim_end_matches(';').rsplit(' ').next().unwrap(),
             };
-            let tag = rest.strip_prefix("struct ").or(rest.strip_prefix("enum ")).and_then(|rest| rest.split(' ').next());
+            let tag =
+                rest.strip_prefix("struct ").or(rest.strip_prefix("enum ")).and_then(|rest| rest.split(' ').next());
             vec![Some(name), tag]
         } else if ["struct ", "enum ", "union "].iter().any(|start| line.starts_with(start)) {
             vec![line.split(' ').nth(1)]
         } else {
-            vec![line.trim_start_matches(['#', ' ']).strip_prefix("define ").and_then(|rest| rest.split([' ', '(']).next())]
+            vec![
+                line.trim_start_matches(['#', ' '])
+                    .strip_prefix("define ")
+                    .and_then(|rest| rest.split([' ', '(']).next()),
+            ]
         };
         for name in declared.into_iter().flatten() {
             assert!(name.starts_with("par_") || name.starts_with("PAR_"), "{name:?} in: {line}");

@@ -7,7 +7,7 @@ use super::partial_json;
 use crate::config::{Limits, ModelProfile, OutputMode, StructuredOutput};
 use crate::llm::OutputSchema;
 use crate::tools::{Helpers, Schema};
-use crate::types::json::{TOO_DEEP, is_too_deep};
+use crate::types::json::{MAX_DEPTH, Strict, TOO_DEEP, is_too_deep};
 use crate::types::{Cancel, Error, Result, Status, ToolSpec};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
@@ -89,7 +89,8 @@ impl Structured {
     /// The value in an answer, or what is wrong with it.
     pub async fn read(&self, answer: &str, helpers: &Helpers, cancel: &Cancel) -> std::result::Result<Value, String> {
         let text = partial_json::extract(answer).ok_or("it contains no JSON")?;
-        let value: Value = serde_json::from_str(text).map_err(|error| format!("it is not valid JSON: {error}"))?;
+        // One level more: the property that wraps a value.
+        let value = Strict::within(MAX_DEPTH + 1).parse(text).map_err(|error| format!("it cannot be read: {error}"))?;
         let value = self.unwrap(value).ok_or("the property \"value\" is missing")?;
         if is_too_deep(&value) {
             return Err(format!("it is {TOO_DEEP}"));

@@ -43,14 +43,14 @@ pub enum Expression {
         /// The other.
         right: Box<Expression>,
     },
-    /// Whether the left number is greater. Strings that are JSON numbers count as numbers.
+    /// Whether the left number is greater. False unless both are numbers: a string is none, whatever is in it.
     GreaterThan {
         /// A number.
         left: Box<Expression>,
         /// What it is measured by.
         right: Box<Expression>,
     },
-    /// Whether the left number is less.
+    /// Whether the left number is less. False unless both are numbers.
     LessThan {
         /// A number.
         left: Box<Expression>,
@@ -252,14 +252,9 @@ fn equal(left: &Value, right: &Value) -> bool {
 }
 
 fn compare(left: &Value, right: &Value) -> Option<Ordering> {
-    compare_numbers(&*number(left)?, &*number(right)?)
-}
-
-fn number(value: &Value) -> Option<Cow<'_, Number>> {
-    match value {
-        Value::Number(number) => Some(Cow::Borrowed(number)),
-        Value::String(text) => text.trim().parse().ok().map(Cow::Owned),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    match (left, right) {
+        (Value::Number(left), Value::Number(right)) => compare_numbers(left, right),
+        _ => None,
     }
 }
 
@@ -343,11 +338,15 @@ mod tests {
             ("equals", json!(null), json!(false), false),
             ("equals", json!(large), json!(large - 1), false),
             ("not_equals", json!([1, 2]), json!([1]), true),
-            ("greater_than", json!("10"), json!(9.5), true),
+            ("greater_than", json!("10"), json!(9.5), false),
+            ("less_than", json!("49"), json!(50), false),
+            ("less_than", json!(49), json!("50"), false),
+            ("less_than", json!("1"), json!("2"), false),
+            ("less_than", json!(true), json!(2), false),
             ("greater_than", json!(large), json!(large - 1), true),
             ("greater_than", json!("ten"), json!(9), false),
             ("less_than", json!("ten"), json!(9), false),
-            ("less_than", json!(" -1 "), json!(0), true),
+            ("less_than", json!(" -1 "), json!(0), false),
             ("less_than", json!(false), json!(1), false),
             ("less_than", json!("-inf"), json!(0), false),
             ("contains", json!("haystack"), json!("st"), true),

@@ -1,7 +1,7 @@
 //! Messages as the model and the host see them: content parts, tool calls and their results.
 
 use super::ToolCallId;
-use super::json::{TOO_DEEP, is_too_deep};
+use super::json::{DUPLICATE_KEY, MAX_DEPTH, Strict, is_too_deep};
 use schemars::JsonSchema;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -238,9 +238,16 @@ pub struct ToolCall {
 impl ToolCall {
     /// The arguments parsed, or what is wrong with them.
     pub fn input(&self) -> Result<Value, String> {
-        let input =
-            serde_json::from_str(&self.arguments).map_err(|error| format!("they are not valid JSON ({error})"))?;
-        if is_too_deep(&input) { Err(format!("they are {TOO_DEEP}")) } else { Ok(input) }
+        // What is checked and approved is what runs: a reader that takes the first of two keys must not see another value.
+        Strict::within(MAX_DEPTH).parse(&self.arguments).map_err(|error| {
+            let message = error.to_string();
+            let what = message.split(" at line ").next().unwrap_or_default();
+            match what.strip_prefix(DUPLICATE_KEY) {
+                Some(key) => format!("they have the key {key:?} twice"),
+                None if what.starts_with("nested") => format!("they are {what}"),
+                None => format!("they are not valid JSON ({message})"),
+            }
+        })
     }
 }
 
@@ -413,6 +420,19 @@ pub enum FinishReason {
 mod tests {
     use super::*;
     use pretty_assertions::assert_eq;
+
+    #[test]
+    fn arguments_with_a_key_twice_are_refused() {
+        let input = |arguments: &str| {
+            ToolCall { id: "c".into(), name: "t".into(), arguments: arguments.into(), opaque: None }.input()
+        };
+        assert_eq!(input(r#"{"amount": 1}"#), Ok(serde_json::json!({"amount": 1})));
+        for arguments in [r#"{"amount": 1000, "amount": 1}"#, r#"{"a": [{"amount": 1, "amoun\u0074": 1}]}"#] {
+            assert_eq!(input(arguments), Err(r#"they have the key "amount" twice"#.to_owned()));
+        }
+        assert!(input("{").unwrap_err().starts_with("they are not valid JSON (EOF"));
+        assert_eq!(input(&"[".repeat(65)).unwrap_err(), "they are nested deeper than 64 levels");
+    }
 
     #[test]
     fn arguments_come_back_to_the_byte() {

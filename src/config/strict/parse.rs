@@ -1,10 +1,9 @@
 //! JSON text → value, refusing what a lenient parser lets pass: duplicate keys, too much depth.
 
-use crate::types::json::MAX_DEPTH;
+use crate::types::json::{DUPLICATE_KEY, MAX_DEPTH, Strict};
 use crate::types::{Error, Result, Status};
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
-use std::fmt;
+use serde::de::{DeserializeSeed, Deserializer};
+use serde_json::Value;
 
 /// Parses JSON text. `name` is what the text is, for messages (`config`, `request`).
 pub fn parse(text: &str, name: &str) -> Result<Value> {
@@ -17,13 +16,7 @@ pub fn parse_free(text: &str, name: &str) -> Result<Value> {
 }
 
 fn parse_within(text: &str, name: &str, most: usize) -> Result<Value> {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    // Its own bound is one short of ours.
-    deserializer.disable_recursion_limit();
-    Strict::within(most)
-        .deserialize(&mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value))
-        .map_err(|error| syntax_error(text, name, &error))
+    Strict::within(most).parse(text).map_err(|error| syntax_error(text, name, &error))
 }
 /// Reads a free value in a shape for [`from_str_fast`]: duplicate keys are refused inside it too.
 pub fn value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
@@ -74,94 +67,5 @@ fn byte_offset(text: &str, line: usize, column: usize) -> usize {
     (before + column.saturating_sub(1)).min(text.len())
 }
 
-const DUPLICATE_KEY: &str = "duplicate key ";
-
 /// How deep a document may be nested: a free value, and what stands around it.
 const MAX_DOCUMENT_DEPTH: usize = MAX_DEPTH + 16;
-
-/// Builds a [`Value`] and refuses duplicate keys, at any depth, and too much depth.
-#[derive(Clone, Copy)]
-struct Strict {
-    /// How many levels may follow.
-    room: usize,
-    most: usize,
-}
-
-impl Strict {
-    fn within(most: usize) -> Self {
-        Self { room: most, most }
-    }
-
-    fn inner<E: de::Error>(self) -> Result<Self, E> {
-        match self.room.checked_sub(1) {
-            Some(room) => Ok(Self { room, ..self }),
-            None => Err(E::custom(format_args!("nested deeper than {} levels", self.most))),
-        }
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Strict {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Strict {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let inner = self.inner()?;
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(inner)? {
-            items.push(item);
-        }
-        Ok(Value::Array(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let inner = self.inner()?;
-        let mut object = Map::new();
-        while let Some(key) = map.next_key::<String>()? {
-            if object.contains_key(&key) {
-                return Err(de::Error::custom(format_args!("{DUPLICATE_KEY}{key}")));
-            }
-            let value = map.next_value_seed(inner)?;
-            object.insert(key, value);
-        }
-        Ok(Value::Object(object))
-    }
-}
