@@ -177,6 +177,33 @@ TEST(freeing_in_a_callback_does_not_wait_without_a_thread) {
     EVENTUALLY(5000, LOAD(freed) > 0);
 }
 
+TEST(a_name_lookup_without_a_thread_is_an_error) {
+    par_runtime_t *rt = runtime(js("{'persistence':'noop','llm_providers':{'p':{'type':'openai','api_key':'k','base_url':'http://localhost:9/v1','retry':{'max_attempts':1}}}}"));
+    par_status_t st;
+    ST(PAR_OK, par_register_agent(rt, js("{'id':'a','model':'p/m'}"), PAR_NTS, &E));
+    arm(1, 1 << 20);
+    st = attempt(rt, GO);
+    disarm();
+    CHECK(LOAD(refused) > 0);
+    CHECK_INT(PAR_ERR_NETWORK, st);
+    CHECK_HAS(par_error_json(E), "RLIMIT_NPROC");
+    finish(rt);
+}
+
+TEST(a_tool_without_a_thread_fails_and_the_run_goes_on) {
+    par_runtime_t *rt = runtime(js("{'persistence':'noop','workspace':'.','llm_providers':{'mock':{'type':'mock','turns':[{'tool_calls':[{'id':'c1','name':'ls','input':{}}]},{'text':'done'}]}}}"));
+    const char *result;
+    agent(rt, "a", "['ls']");
+    arm(1, 1 << 20);
+    result = invoke(rt, GO);
+    disarm();
+    CHECK(LOAD(refused) > 0);
+    CHECK_STR("done", json_str(result, "text"));
+    CHECK_HAS(result, "'is_error':true");
+    CHECK_LACKS(invoke(rt, GO), "'is_error':true");
+    TAKES(0, 3000, finish(rt)); /* the call that was refused is not waited for */
+}
+
 TEST(the_number_of_processors_is_asked_once) {
     par_runtime_t *rt = runtime(js("{'persistence':'noop','llm_providers':{'mock':{'type':'mock','turns':[{'text':'x'}]}}}"));
     int i;

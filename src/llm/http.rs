@@ -3,9 +3,10 @@
 //! A pool belongs to one tokio runtime, since a connection lives on the runtime that opened it: the workers share one,
 //! and each blocking call borrows a driver that has its own (`runtime/driver.rs`).
 
-use crate::types::{Error, Result, Status};
+use crate::types::{Error, Result, Status, lookup};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
@@ -53,6 +54,7 @@ fn build(connection: &Connection) -> Result<reqwest::Client> {
         })
         .user_agent(concat!("libpar/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
+        .dns_resolver(Arc::new(System))
         .pool_idle_timeout(Duration::from_secs(90));
     if let Some(timeout) = connection.connect_timeout {
         builder = builder.connect_timeout(timeout);
@@ -65,6 +67,16 @@ fn build(connection: &Connection) -> Result<reqwest::Client> {
     builder
         .build()
         .map_err(|error| Error::new(Status::Internal, format!("the HTTP client cannot be built: {}", chain(&error))))
+}
+
+/// The resolver of the operating system.
+struct System;
+
+impl Resolve for System {
+    fn resolve(&self, name: Name) -> Resolving {
+        // The port is the URL's; this one is replaced.
+        Box::pin(async move { Ok(Box::new(lookup(name.as_str(), 0).await?.into_iter()) as Addrs) })
+    }
 }
 
 /// The certificates of the operating system; where it has none, those Mozilla trusts. Read once, by the first client that

@@ -5,6 +5,7 @@ use super::{Invocation, ToolFailure};
 use crate::types::Cancel;
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,16 @@ impl Drop for Running {
     }
 }
 
+/// The failure of work that the system allows no thread for.
+fn no_thread() -> ToolFailure {
+    ToolFailure {
+        message: "the system allows no more threads, and this tool needs one: raise RLIMIT_NPROC or the pids limit"
+            .into(),
+        code: Some("thread_limit".into()),
+        retryable: true,
+    }
+}
+
 /// Cancels what it holds when it is dropped before it was let go.
 struct Abandon(Option<Cancel>);
 
@@ -63,14 +74,25 @@ impl Helpers {
         let cancel = cancel.child();
         let mut abandon = Abandon(Some(cancel.clone()));
         let running = Running::new(&self.0);
-        #[allow(clippy::disallowed_methods, reason = "counted here, and waited for by `wait_for_none`")]
-        let task = tokio::task::spawn_blocking(move || {
-            let _running = running;
+        // In a place from which it can be taken back: tokio keeps what it has no thread for, and may run it later.
+        let place = Arc::new(Mutex::new(Some((running, work))));
+        let taken = Arc::clone(&place);
+        let job = move || {
+            let job = taken.lock().take();
+            let Some((_running, work)) = job else { return Err(no_thread()) };
             if cancel.is_cancelled() {
                 return Err(ToolFailure::new("it was cancelled before it began"));
             }
             work(&cancel)
-        });
+        };
+        #[allow(clippy::disallowed_methods, reason = "counted here, and waited for by `wait_for_none`")]
+        let spawned = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(job)));
+        let Ok(task) = spawned else {
+            // tokio panics when the system refuses it a thread.
+            let refused = place.lock().take();
+            drop(refused);
+            return Err(no_thread());
+        };
         let ended = task.await;
         abandon.0 = None;
         match ended {

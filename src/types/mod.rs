@@ -24,7 +24,7 @@ pub use error::{Category, Error, ProviderDetail, Result, Status};
 pub use event::{Containment, EventBody, Piece, RunResult, ToolCallRecord};
 pub use event_kind::EventKind;
 pub use ids::{AgentId, RunId, Scope, SessionId, ToolCallId};
-pub use machine::parallelism;
+pub use machine::{lookup, parallelism};
 pub use message::{
     CachePoint, CacheTtl, FinishReason, Media, MediaSource, Message, Opaque, Part, ToolCall, ToolResult, ToolSpec,
     text_of,
