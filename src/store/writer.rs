@@ -445,7 +445,7 @@ impl Writer {
             while !queue.closed {
                 self.ended.wait(&mut queue);
             }
-        } else if !queue.closed && !(queue.is_idle() && queue.later.is_empty()) {
+        } else if !(queue.closed || queue.is_idle() && queue.later.is_empty()) {
             // Its thread could not be started: this one does the work.
             drop(queue);
             self.work();
