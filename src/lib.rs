@@ -30,3 +30,14 @@ pub mod runtime;
 pub mod store;
 pub mod tools;
 pub mod types;
+
+/// What the fuzz targets try. No part of the interface.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::agent::partial_json::{extract, json_start, prefix_value};
+    pub use crate::middleware::pii::PiiMask;
+    pub use crate::middleware::sanitize::{Sanitized, Sanitizer};
+    pub use crate::middleware::think::{Piece, ThinkStrip};
+    pub use crate::store::block::{ChainCheck, lines};
+    pub use crate::tools::web::{plain, readable};
+}

@@ -361,4 +361,46 @@ mod tests {
         assert!(account.tool_call().is_ok() && account.tool_call().is_ok());
         assert_eq!(account.tool_call().err().unwrap().path(), Some("budget.tool_calls"));
     }
+
+    /// What requests that run at the same time could consume together is never more than the budget.
+    #[test]
+    fn what_is_reserved_counts_for_those_that_run_at_the_same_time() {
+        let price: Price = crate::config::strict::read(&json!({"input": "1", "output": "10"}), "price").unwrap();
+        let planned = || Planned {
+            model: "m",
+            input_tokens: 1_000,
+            output_limit: Some(100),
+            model_limit: None,
+            price: Some(&price),
+            unknown_price: UnknownPrice::Fail,
+        };
+        // A request costs 1,000 · 1 + 100 · 10 millionths.
+        let usd = Budget { usd: Some("0.0045".parse().unwrap()), ..Budget::default() };
+        let input = Budget { input_tokens: Some(2_500), ..Budget::default() };
+        for (budget, path, whole) in
+            [(usd, "budget.usd", vec![100, 100]), (input, "budget.input_tokens", vec![100, 100])]
+        {
+            let ledger = Arc::new(Ledger::new("run", budget, None, Spent::default(), Duration::ZERO));
+            let account = Account::new(vec![ledger]);
+            let barrier = std::sync::Barrier::new(8);
+            let reserved: Vec<Result<Reservation>> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            barrier.wait();
+                            account.reserve(&planned())
+                        })
+                    })
+                    .collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            let (granted, refused): (Vec<_>, Vec<_>) = reserved.into_iter().partition(Result::is_ok);
+            let limits: Vec<_> = granted.iter().flatten().filter_map(Reservation::output_limit).collect();
+            assert_eq!(limits, whole, "{path}");
+            assert!(refused.iter().all(|refused| refused.as_ref().err().unwrap().path() == Some(path)));
+            // What was not consumed is there for others.
+            drop(granted);
+            assert!(account.reserve(&planned()).is_ok());
+        }
+    }
 }

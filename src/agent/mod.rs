@@ -25,7 +25,7 @@ mod credentials;
 mod drive;
 mod meter;
 mod output;
-mod partial_json;
+pub(crate) mod partial_json;
 mod permission;
 mod run;
 mod seam;

@@ -141,4 +141,19 @@ mod tests {
         }
         assert!(breaker.enter("p").is_ok());
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_is_dropped_says_nothing() {
+        let breaker = Breaker::new(BreakerConfig { failures: 1, open_seconds: 10.0 });
+        drop(breaker.enter("p").unwrap());
+        assert!(breaker.enter("p").is_ok(), "a request that was given up is no failure");
+        breaker.enter("p").unwrap().ended(&failing());
+        tokio::time::advance(Duration::from_secs(10)).await;
+        // Two at once while it was closed, then it opens: the slower one is no trial.
+        let breaker = Breaker::new(BreakerConfig { failures: 1, open_seconds: 10.0 });
+        let slow = breaker.enter("p").unwrap();
+        breaker.enter("p").unwrap().ended(&failing());
+        drop(slow);
+        assert!(breaker.enter("p").is_err(), "it stays open for its whole rest");
+    }
 }

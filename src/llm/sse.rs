@@ -341,4 +341,15 @@ mod tests {
             prop_assert_eq!(read(&pieces), read(&[bytes]));
         }
     }
+
+    #[test]
+    fn a_cr_at_the_end_of_a_piece_and_its_lf_are_one_line_end() {
+        let named = |name: &str, data: &str| vec![(name.to_owned(), data.to_owned())];
+        // A second line end would be a blank line, which forgets the name, or ends the event too soon.
+        assert_eq!(read(&[b"event: e\r", b"\ndata: a\r", b"\ndata: b\r", b"\n\r", b"\n"]), named("e", "a\nb"));
+        assert_eq!(read(&[b"data: a\r", b"\n", b"data: b\r", b"", b"\n\r\n"]), data(&["a\nb"]));
+        // Alone, each is a line end by itself.
+        assert_eq!(read(&[b"event: e\r", b"data: a\r", b"data: b\r", b"\r"]), named("e", "a\nb"));
+        assert_eq!(read(&[b"data: a\r", b"\r", b"data: b\r\r"]), data(&["a", "b"]));
+    }
 }

@@ -18,13 +18,13 @@
 mod chain;
 mod host;
 mod logging;
-mod pii;
+pub(crate) mod pii;
 mod pii_match;
 mod pipeline;
-mod sanitize;
-mod stream_filter;
+pub(crate) mod sanitize;
+pub(crate) mod stream_filter;
 mod text;
-mod think;
+pub(crate) mod think;
 mod validation;
 
 pub use chain::Chain;

@@ -427,4 +427,25 @@ mod tests {
         let long = "9".repeat(300);
         assert!(PiiPattern::ALL.iter().all(|pattern| match_at(*pattern, &long, 0, false) == Found::Nothing));
     }
+
+    /// A number of so many digits with the right check digit.
+    fn with_check_digit(length: usize) -> String {
+        let mut digits: Vec<u8> = (0..length - 1).map(|at| b'0' + [4, 1, 7, 3, 9][at % 5]).collect();
+        let check = (b'0'..=b'9').find(|check| luhn(&[digits.as_slice(), &[*check]].concat())).unwrap();
+        digits.push(check);
+        String::from_utf8(digits).unwrap()
+    }
+
+    #[test]
+    fn cards_have_13_to_19_digits() {
+        for length in 13..=19 {
+            let number = with_check_digit(length);
+            assert_eq!(find(PiiPattern::Card, &number), Some(number.as_str()));
+            let grouped = format!("{} {}", &number[..4], &number[4..]);
+            assert_eq!(find(PiiPattern::Card, &grouped), Some(grouped.as_str()));
+        }
+        for length in [11, 12, 20, 21] {
+            assert_eq!(find(PiiPattern::Card, &with_check_digit(length)), None, "{length} digits");
+        }
+    }
 }

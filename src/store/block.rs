@@ -135,7 +135,9 @@ pub fn lines(body: &[u8]) -> Result<Vec<u8>> {
         Some((&PLAIN, lines)) => Ok(lines.to_vec()),
         Some((&LZ4, packed)) => {
             let size = packed.first_chunk::<4>().map(|size| u32::from_le_bytes(*size));
-            if size.is_none_or(|size| size > MOST) {
+            // A byte of LZ4 stands for 255 at most.
+            let possible = (packed.len() as u64).saturating_mul(255);
+            if size.is_none_or(|size| size > MOST || u64::from(size) > possible) {
                 return Err(damaged("its length is wrong"));
             }
             lz4_flex::block::decompress_size_prepended(packed).map_err(|error| damaged(&error.to_string()))
@@ -180,7 +182,14 @@ mod tests {
 
     #[test]
     fn damage_is_told() {
-        for body in [&[][..], &[9, 1], &[LZ4, 1], &[LZ4, 255, 255, 255, 255, 0], &[LZ4, 4, 0, 0, 0, 200]] {
+        for body in [
+            &[][..],
+            &[9, 1],
+            &[LZ4, 1],
+            &[LZ4, 255, 255, 255, 255, 0],
+            &[LZ4, 0, 0, 0, 63, 0, 0, 0],
+            &[LZ4, 4, 0, 0, 0, 200],
+        ] {
             assert_eq!(lines(body).unwrap_err().code(), Some("store_corrupt"), "{body:?}");
         }
     }

@@ -9,7 +9,7 @@
 
 mod backend;
 mod blob;
-mod block;
+pub(crate) mod block;
 mod care;
 mod events;
 mod forward;

@@ -193,4 +193,47 @@ mod tests {
         assert!(open("wiki.internal", "10.0.0.1:443") && !open("other.internal", "10.0.0.1:443"));
         assert!(open("example.org", "93.184.216.34:443"));
     }
+
+    /// The first and the last address of each class are not public, and those around it are, unless another class begins there.
+    #[test]
+    fn classes_begin_and_end_where_they_should() {
+        use ipnet::{Ipv4Net, Ipv6Net};
+        let v4: Vec<Ipv4Net> = [
+            "0.0.0.0/8",
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "172.16.0.0/12",
+            "192.0.0.0/24",
+            "192.0.2.0/24",
+            "192.88.99.0/24",
+            "192.168.0.0/16",
+            "198.18.0.0/15",
+            "198.51.100.0/24",
+            "203.0.113.0/24",
+            "224.0.0.0/3",
+        ]
+        .map(|class| class.parse().unwrap())
+        .to_vec();
+        for class in &v4 {
+            let (first, last) = (u32::from(class.network()), u32::from(class.broadcast()));
+            let around = [first.wrapping_sub(1), first, last, last.wrapping_add(1)].map(Ipv4Addr::from);
+            for address in around {
+                let is_public = !v4.iter().any(|class| class.contains(&address));
+                assert_eq!(is_public_v4(address), is_public, "{address} beside {class}");
+                assert_eq!(is_public_v6(address.to_ipv6_mapped()), is_public, "mapped {address}");
+            }
+        }
+        let v6: Vec<Ipv6Net> = ["2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "::/3", "4000::/2", "8000::/1"]
+            .map(|class| class.parse().unwrap())
+            .to_vec();
+        for class in &v6 {
+            let (first, last) = (u128::from(class.network()), u128::from(class.broadcast()));
+            for address in [first.wrapping_sub(1), first, last, last.wrapping_add(1)].map(Ipv6Addr::from) {
+                let is_public = !v6.iter().any(|class| class.contains(&address));
+                assert_eq!(is_public_v6(address), is_public, "{address} beside {class}");
+            }
+        }
+    }
 }

@@ -1,0 +1,8 @@
+//! `cargo +nightly fuzz run text_filters`: see ../README.md.
+#![no_main]
+
+#[path = "../bodies.rs"]
+#[allow(dead_code)]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::text_filters(data));
