@@ -10,7 +10,7 @@ use support::client::next;
 
 fn open(path: &Path) -> Runtime {
     let turns = json!([{"tool_calls": [{"id": "c", "name": "transfer", "input": {"amount": 7}}]}, {"text": "done"}]);
-    let config = json!({"persistence": {"type": "sqlite", "path": path}, "durability": "sync",
+    let config = json!({"persistence": {"type": "sqlite", "path": path}, "durability": "sync", "shutdown": {"drain_timeout": 0},
                         "llm_providers": {"mock": {"type": "mock", "turns": turns}}});
     Runtime::create(&config.to_string()).unwrap()
 }
@@ -32,7 +32,7 @@ fn interrupted(path: &Path) -> String {
         let event = next(&stream).expect("an approval request");
         approval = event["approval_id"].as_str().map(str::to_owned);
     }
-    runtime.close(Some(std::time::Duration::ZERO)).unwrap();
+    runtime.close(Some(std::time::Duration::from_secs(20))).unwrap();
     approval.unwrap()
 }
 
