@@ -32,6 +32,7 @@ mod profile;
 mod replay;
 mod reply;
 mod retry;
+mod secrets;
 mod server;
 mod sse;
 #[cfg(test)]

@@ -245,6 +245,26 @@ impl Error {
         }))
     }
 
+    /// The same error with other texts, where `change` gives one.
+    #[must_use]
+    pub(crate) fn map_texts(mut self, change: impl Fn(&str) -> Option<String>) -> Self {
+        let apply = |text: &mut String| {
+            if let Some(changed) = change(text) {
+                *text = changed;
+            }
+        };
+        let Detail { message, hint, path, code, provider, .. } = &mut *self.0;
+        apply(message);
+        [hint, path].into_iter().flatten().for_each(&apply);
+        if let Some(changed) = code.as_deref().and_then(&change) {
+            *code = Some(Cow::Owned(changed));
+        }
+        if let Some(ProviderDetail { provider: _, http_status: _, code, message, request_id }) = provider {
+            [code, message, request_id].into_iter().flatten().for_each(apply);
+        }
+        self
+    }
+
     /// A violated invariant of libpar itself.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(Status::Internal, message).with_hint("this is a bug in libpar: please report it with this message")

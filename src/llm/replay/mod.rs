@@ -6,7 +6,6 @@
 mod cassette;
 mod diff;
 mod recorder;
-mod secrets;
 mod tape;
 
 pub use recorder::{Recorder, Subject, Take};

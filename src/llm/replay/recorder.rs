@@ -3,7 +3,7 @@
 //! A cassette that cannot be written is a warning, never a failed run.
 
 use super::cassette::{Bytes, End, Exchange, Piece, Request, Response};
-use super::secrets::{MARK, Secrets, is_secret_name, strike_url};
+use crate::llm::secrets::{MARK, Secrets, is_secret_name, strike_url};
 use crate::types::{Error, Result, Status, millis};
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;

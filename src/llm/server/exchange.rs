@@ -35,7 +35,10 @@ impl<W: Wire> Server<W> {
         let endpoint = match (&request.model.api_base, &self.endpoint) {
             (None, Some(endpoint)) => endpoint.clone(),
             (None, None) => self.chat_url(&self.config.base_url, model, "config.llm_providers")?,
-            (Some(base), _) => self.chat_url(base, model, "agent.model.api_base")?,
+            (Some(base), _) => {
+                self.secrets.learn_url(base);
+                self.chat_url(base, model, "agent.model.api_base")?
+            }
         };
         let mut reply = self.send(Via::of(request), &endpoint, self.headers.clone(), body).await?;
         let headers = reply.take_headers();
@@ -75,7 +78,8 @@ impl<W: Wire> Server<W> {
         if status.is_success() && !is_of_type(headers, "text/html") {
             return None;
         }
-        let body = self.read_page(reply).await;
+        // Struck out before it is cut: half a key is too much.
+        let body = self.secrets.strike_pieces(&[self.read_page(reply).await]).concat();
         // Of a page that was not meant as an answer the headers say nothing.
         let headers = (!status.is_success()).then_some(headers);
         let error = Failure { provider: &self.name, status: Some(status), headers, body: &body }.into_error();
@@ -124,7 +128,7 @@ impl<W: Wire> Server<W> {
                 .await
                 .map_err(|_| self.timed_out("the first byte", "first_byte_ms", timeouts.first_byte_ms))?,
         };
-        let response = sent.map_err(|error| connection_error(&self.name, endpoint.as_str(), &error))?;
+        let response = sent.map_err(|error| connection_error(&self.name, &place(endpoint), &error))?;
         Ok(Reply::from_connection(response, take))
     }
 
@@ -144,7 +148,7 @@ impl<W: Wire> Server<W> {
 }
 
 /// An address without what may be secret in it.
-fn place(url: &reqwest::Url) -> String {
+pub(super) fn place(url: &reqwest::Url) -> String {
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
 }

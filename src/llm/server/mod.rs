@@ -13,6 +13,7 @@ use super::embed::unsupported;
 use super::frame::Frame;
 use super::http::Connection;
 use super::replay::Tape;
+use super::secrets::{Secrets, Striking};
 use super::{
     CacheRules, DeltaSink, EmbedRequest, EmbedWire, Embeddings, ModelAnswer, ModelRequest, Provider, Recorder,
 };
@@ -115,6 +116,8 @@ pub struct Server<W> {
     breaker: Option<Breaker>,
     line: Line,
     wire: W,
+    /// What a server may echo and nobody may see.
+    secrets: Secrets,
 }
 
 /// What a request goes over.
@@ -150,8 +153,13 @@ impl<W: Wire> Server<W> {
         };
         let (plain, secure) = (connection(false), connection(true));
         let breaker = config.circuit_breaker.map(Breaker::new);
+        let secrets = Secrets::default();
+        secrets.learn_url(&config.base_url);
+        config.proxy.iter().for_each(|proxy| secrets.learn_url(proxy));
+        config.headers.iter().for_each(|(name, value)| secrets.learn_configured(name, value));
+        let line = Line::Network;
         let mut server =
-            Self { name, kind, config, headers, endpoint: None, plain, secure, breaker, line: Line::Network, wire };
+            Self { name, kind, config, headers, endpoint: None, plain, secure, breaker, line, wire, secrets };
         let endpoint = server.chat_url(
             &server.config.base_url,
             "model",
@@ -188,6 +196,7 @@ impl<W: Wire> Server<W> {
     }
 
     fn key(&self, key: &str) -> Result<(HeaderName, HeaderValue)> {
+        self.secrets.learn(key);
         let (name, value) = self.wire.key_header(key);
         let mut value = HeaderValue::try_from(value).map_err(|_| {
             let path = format!("config.llm_providers.{}.api_key", self.name);
@@ -217,7 +226,8 @@ impl<W: Wire> Server<W> {
     async fn request(&self, request: &ModelRequest<'_>, sink: &mut dyn DeltaSink) -> Result<ModelAnswer> {
         request.requests_made.fetch_add(1, Ordering::Relaxed);
         // Pinned here: a future that is handed on by value is there once for each that has it.
-        let answer = self.guarded(pin!(self.attempt(request, sink))).await;
+        let mut striking = Striking::new(sink, &self.secrets);
+        let answer = self.guarded(pin!(self.attempt(request, &mut striking))).await;
         if let Line::Recorded(recorder, _) = &self.line
             && let Some(problem) = recorder.take_problem()
         {
@@ -226,11 +236,15 @@ impl<W: Wire> Server<W> {
         answer
     }
 
-    /// Holds an exchange to the circuit breaker and to the total timeout.
+    /// Holds an exchange to the circuit breaker and to the total timeout. Its error has no secret.
     async fn guarded<T>(&self, exchange: impl Future<Output = Result<T>>) -> Result<T> {
-        let Some(breaker) = &self.breaker else { return self.in_time(exchange).await };
+        let exchange = async {
+            let answer = self.in_time(exchange).await;
+            answer.map_err(|error| self.secrets.strike_error(error))
+        };
+        let Some(breaker) = &self.breaker else { return exchange.await };
         let attempt = breaker.enter(&self.name)?;
-        let answer = self.in_time(exchange).await;
+        let answer = exchange.await;
         attempt.ended(&answer);
         answer
     }

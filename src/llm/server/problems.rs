@@ -36,7 +36,8 @@ impl<W: Wire> Server<W> {
     pub(super) fn broken(&self, broken: &Broken, has_emitted: bool) -> Error {
         let message = match broken {
             Broken::Connection(error) => {
-                let error = connection_error(&self.name, &self.config.base_url, error);
+                let address = self.config.base_url.split('?').next().unwrap_or_default();
+                let error = connection_error(&self.name, address, error);
                 format!("the stream was cut off: {}", error.message())
             }
             Broken::Recorded => "the stream was cut off when it was recorded".to_owned(),
@@ -46,6 +47,7 @@ impl<W: Wire> Server<W> {
 
     /// What came is nothing of the API.
     pub(super) fn bad_answer(&self, text: &str) -> Error {
+        let text = self.secrets.strike(text);
         Error::new(
             Status::Provider,
             format!("the provider {:?} answered what is not an answer of its API: {text:.200}", self.name),

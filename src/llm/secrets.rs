@@ -1,7 +1,15 @@
-//! What must not be written down: the values of headers that authenticate, and every key that is known, wherever it stands.
+//! What must not be shown or stored: the values of headers that authenticate, and every key that is known, wherever it is.
+//!
+//! All that a provider says when it fails passes [`Secrets::strike_error`], [`Secrets::strike`] or [`Striking`] before anything
+//! else sees it, since a server may echo the key that it was sent. So does what is recorded.
 
+use super::DeltaSink;
+use crate::types::{Error, ToolCallId};
+use futures_util::future::BoxFuture;
 use memchr::memmem;
 use parking_lot::Mutex;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value};
 
 /// What stands where a secret stood.
 pub const MARK: &str = "[SECRET]";
@@ -9,19 +17,81 @@ pub const MARK: &str = "[SECRET]";
 /// Shorter texts are words, not keys: striking them out everywhere would only spoil the recording.
 const SHORTEST: usize = 8;
 
+/// How many texts are known at most; a key that changes all the time makes no more.
+const MOST: usize = 256;
+
+/// Headers of a configuration that authenticate nobody. The value of every other one is taken for a secret.
+const PUBLIC_HEADERS: &[&str] = &[
+    "accept",
+    "accept-language",
+    "anthropic-beta",
+    "anthropic-version",
+    "content-type",
+    "http-referer",
+    "openai-beta",
+    "openai-organization",
+    "openai-project",
+    "referer",
+    "user-agent",
+    "x-title",
+];
+
+/// Parameters of an address that authenticate nobody.
+const PUBLIC_PARAMETERS: &[&str] = &["alt", "api-version", "model", "region", "stream", "version"];
+
 /// The keys that are known.
 #[derive(Default)]
 pub struct Secrets(Mutex<Vec<String>>);
 
 impl Secrets {
-    /// Learns a key.
+    /// Learns a key, and how it is written in an address and in JSON.
     pub fn learn(&self, secret: &str) {
-        let mut known = self.0.lock();
-        if secret.len() >= SHORTEST && !known.iter().any(|other| other == secret) {
-            known.push(secret.to_owned());
-            // The longest first: one may contain another.
-            known.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        if secret.len() < SHORTEST {
+            return;
         }
+        let mut known = self.0.lock();
+        let encoded = utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string();
+        for text in [secret.to_owned(), secret.replace('/', "\\/"), encoded] {
+            if !known.contains(&text) && known.len() < MOST {
+                known.push(text);
+            }
+        }
+        // The longest first: one may contain another.
+        known.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    }
+
+    /// Learns the secrets of an address: its password, and the values of its parameters.
+    pub fn learn_url(&self, url: &str) {
+        let Ok(url) = url::Url::parse(url) else { return };
+        self.learn(url.password().unwrap_or_default());
+        for (name, value) in url.query_pairs() {
+            if !PUBLIC_PARAMETERS.contains(&name.to_ascii_lowercase().as_str()) {
+                self.learn(&value);
+            }
+        }
+        // As it is written there, too.
+        for pair in url.query().unwrap_or_default().split('&') {
+            if let Some((name, value)) = pair.split_once('=')
+                && !PUBLIC_PARAMETERS.contains(&name.to_ascii_lowercase().as_str())
+            {
+                self.learn(value);
+            }
+        }
+    }
+
+    /// Learns what a configured header says, unless that is public.
+    pub fn learn_configured(&self, name: &str, value: &str) {
+        if !PUBLIC_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
+            self.learn_header(value);
+        }
+    }
+
+    /// The error without secrets in any of its texts.
+    pub fn strike_error(&self, error: Error) -> Error {
+        error.map_texts(|text| match self.find(text.as_bytes()).is_empty() {
+            true => None,
+            false => Some(self.strike(text)),
+        })
     }
 
     /// Learns what a header says that authenticates, with and without its scheme.
@@ -83,8 +153,86 @@ impl Secrets {
                 }
             }
         }
+        // A text that was cut may end with the beginning of one.
+        for secret in self.0.lock().iter() {
+            let secret = secret.as_bytes();
+            let longest = secret.len().saturating_sub(1).min(whole.len());
+            let cut = (SHORTEST..=longest)
+                .rev()
+                .find(|length| secret.get(..*length).is_some_and(|beginning| whole.ends_with(beginning)));
+            if let Some(length) = cut {
+                let (start, end) = (whole.len() - length, whole.len());
+                if !found.iter().any(|(other, until)| start < *until && *other < end) {
+                    found.push((start, end));
+                }
+            }
+        }
         found.sort_unstable();
         found
+    }
+}
+
+/// A sink whose warnings and limits have no secret. What the model answers passes as it is.
+pub struct Striking<'s> {
+    sink: &'s mut dyn DeltaSink,
+    secrets: &'s Secrets,
+}
+
+impl<'s> Striking<'s> {
+    /// Strikes out these secrets on the way to this sink.
+    pub fn new(sink: &'s mut dyn DeltaSink, secrets: &'s Secrets) -> Self {
+        Self { sink, secrets }
+    }
+}
+
+impl DeltaSink for Striking<'_> {
+    fn text(&mut self, text: &str) {
+        self.sink.text(text);
+    }
+
+    fn reasoning(&mut self, text: &str) {
+        self.sink.reasoning(text);
+    }
+
+    fn tool_call_start(&mut self, id: &ToolCallId, name: &str) {
+        self.sink.tool_call_start(id, name);
+    }
+
+    fn tool_call_delta(&mut self, id: &ToolCallId, args_json: &str) {
+        self.sink.tool_call_delta(id, args_json);
+    }
+
+    fn warning(&mut self, code: &str, message: &str) {
+        self.sink.warning(code, &self.secrets.strike(message));
+    }
+
+    fn rate_limit(&mut self, provider: &str, mut limits: Map<String, Value>) {
+        for value in limits.values_mut() {
+            if let Value::String(text) = value {
+                *text = self.secrets.strike(text);
+            }
+        }
+        self.sink.rate_limit(provider, limits);
+    }
+
+    fn retrying(&mut self, attempt: u32, delay_ms: u64, error: &Error) {
+        self.sink.retrying(attempt, delay_ms, error);
+    }
+
+    fn has_emitted(&self) -> bool {
+        self.sink.has_emitted()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.sink.is_ready()
+    }
+
+    fn is_holding(&self) -> bool {
+        self.sink.is_holding()
+    }
+
+    fn ready(&mut self) -> BoxFuture<'_, ()> {
+        self.sink.ready()
     }
 }
 
