@@ -124,7 +124,12 @@ fn child() {
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let (runtime, say) = (&runtime, &say);
-            scope.spawn(move || (0..).for_each(|number| take_turn(runtime, round, thread, number, say)));
+            scope.spawn(move || {
+                // Until the process is killed.
+                for number in 0.. {
+                    take_turn(runtime, round, thread, number, say);
+                }
+            });
         }
     });
 }
@@ -135,7 +140,7 @@ fn take_turn(runtime: &Runtime, round: u64, thread: u64, number: u64, say: &(imp
     let (run_id, session) = (format!("{round}-{thread}-{number}"), format!("s{}", (thread + number) % SESSIONS));
     let request = json!({"agent": "a", "input": format!("say {run_id}"), "session": session, "run_id": run_id,
                          "durability": durability});
-    let result = if number % 2 == 0 {
+    let result = if number.is_multiple_of(2) {
         runtime.invoke(&request.to_string(), None)
     } else {
         let stream = while_away(|| runtime.stream(&request.to_string()));
