@@ -374,6 +374,7 @@ TEST(run_ids_are_unique_among_the_living) {
 
 static par_stream_t *silent(par_runtime_t *rt) { /* a run that will say nothing more for a long time */
     par_stream_t *s = start(rt, GO);
+    until(s, "turn_started"); /* the model is asked now, and answers late */
     while (next(s, 200)) {}
     CHECK_INT(PAR_TIMEOUT, status);
     return s;
