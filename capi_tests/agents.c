@@ -813,15 +813,18 @@ TEST(a_tool_returns_parts) {
     finish(rt);
 }
 
-TEST(bad_parts_of_a_tool_are_told) { /* its mistake does not end the run */
-    static const char *const bad[] = {"{'content_parts':[{'type':'image'}]}", "{'content_parts':3}",
-                                      "{'content_parts':[{'type':'image','media_type':'image/png','data':'?'}]}"};
+TEST(bad_parts_of_a_tool_are_refused) { /* the host is told, and its token still waits */
+    static const struct {
+        const char *result, *path;
+    } bad[] = {{"{'content_parts':[{'type':'image'}]}", "result.content_parts[0]"},
+               {"{'content_parts':3}", "result.content_parts"},
+               {"{'content_parts':[{'type':'text','text':'x'}],'more':1}", "result.content_parts"},
+               {"{'content_parts':[{'type':'image','media_type':'image/png','data':'?'}]}", "result.content_parts[0].data"}};
+    par_runtime_t *rt = mock("[{'text':'x'}]");
     size_t i;
     for (i = 0; i < COUNT(bad); i++) {
-        par_runtime_t *rt = adding("[" CALL("c1", 1, 2) ",{'expect':{'media':0,'last_message_contains':'content_parts'},'text':'I see'}]", NULL, "");
-        struct tape *t = run(rt, GO, bad[i]);
-        CHECK_SAID("I see", t);
-        CHECK_STR("true", json_raw(nth(t, "tool_result", 0), "is_error"));
-        finish(rt);
+        ST(PAR_ERR_SCHEMA, par_tool_complete(rt, 1, js("%s", bad[i].result), PAR_NTS, &E));
+        CHECK_PATH(bad[i].path);
     }
+    finish(rt);
 }

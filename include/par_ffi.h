@@ -513,7 +513,8 @@ PAR_EXPORT par_status_t par_run_status(par_runtime_t *rt,
  * @param  token   from the tool_call event
  * @param  result  any JSON; a string is told to the model as its text, anything else as its JSON
  * @return PAR_OK; PAR_ERR_STALE_TOKEN when it was answered, cancelled, timed out or is another runtime's;
- * PAR_ERR_JSON or PAR_ERR_TOO_LARGE, after which the token still waits
+ * PAR_ERR_JSON, PAR_ERR_TOO_LARGE, or PAR_ERR_SCHEMA for content parts that no model could be shown, after which the
+ * token still waits
  * @thread any    @blocks never    @since 0.1
  */
 PAR_EXPORT par_status_t par_tool_complete(par_runtime_t *rt,

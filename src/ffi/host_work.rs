@@ -15,7 +15,8 @@ use std::ffi::c_char;
 /// @param  token   from the tool_call event
 /// @param  result  any JSON; a string is told to the model as its text, anything else as its JSON
 /// @return PAR_OK; PAR_ERR_STALE_TOKEN when it was answered, cancelled, timed out or is another runtime's;
-///         PAR_ERR_JSON or PAR_ERR_TOO_LARGE, after which the token still waits
+///         PAR_ERR_JSON, PAR_ERR_TOO_LARGE, or PAR_ERR_SCHEMA for content parts that no model could be shown, after which the
+///         token still waits
 /// @thread any    @blocks never    @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn par_tool_complete(
