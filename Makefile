@@ -3,6 +3,7 @@
 #   make demo     build, and run examples/c/stream_tools.c: a streaming agent that calls the host's own function
 #   make test     Rust, C and Python tests, in less than 15 minutes on two cores
 #   make soak     what takes longer: 500 kills, all C tests under AddressSanitizer and valgrind, stress, fuzz
+#   make mutants  what no test would notice, if a line of the library were another
 #   make header   regenerate include/par_ffi.h, include/par.abi.json and the generated layers of the bindings
 #   make lint     formatting, clippy, and that generated files are up to date
 #   make bench    the benchmarks of benches/README.md, as one table
@@ -24,13 +25,14 @@ DEV      := target/debug/deps
 FAST     := target/fast
 VENV     := build/venv
 SOURCES  := $(shell find src -name '*.rs') Cargo.toml Cargo.lock build.rs cbindgen.toml
-# What the soak may take: kills of each torture, and seconds of each stress.
+# What the soak may take: kills of each torture, turns on one session, and seconds of each stress.
 KILLS    ?= 500
+TURNS    ?= 2000
 STRESS   ?= 120
 FUZZ     ?= 5000
 
 .PHONY: demo test test-rust test-c test-header test-python soak soak-torture soak-stress soak-asan soak-valgrind soak-fuzz \
-	live header lint bench install clean
+	mutants live header lint bench install clean
 .DELETE_ON_ERROR:
 
 # Runs parts although one fails, and says which did. $(1): the name of the whole, $(2): its parts.
@@ -111,6 +113,7 @@ soak:
 
 soak-torture:
 	PAR_TORTURE_KILLS=$(KILLS) $(CARGO) test --locked --test torture
+	PAR_CONTENTION_RUNS=$(TURNS) $(CARGO) test --locked --test contention
 
 soak-stress: $(FAST)/libpar.so
 	PAR_TEST_STRESS_SECONDS=$(STRESS) $(CARGO) test --locked --test registry
@@ -129,6 +132,15 @@ soak-valgrind: $(FAST)/libpar.so
 soak-fuzz: $(FAST)/libpar.so
 	PAR_TEST_SEEDS=$(FUZZ) PAR_TEST_SECONDS=1800 $(MAKE) -C capi_tests check TESTS=handles \
 		LIB_DIR=$(abspath $(FAST)) BUILD_DIR=$(abspath build/capi-fast)
+
+# Changes lines of the library one by one and names the changes that no test notices: days for everything, so say which part,
+# such as FILES='src/store/writer.rs' MUTANT_TESTS='--test store --test contention', or a part of all with SHARD=1/50.
+FILES        ?= $(shell sed -n 's/^examine_globs = \[\(.*\)\]/\1/p' .cargo/mutants.toml | tr -d '",')
+MUTANT_TESTS ?= --lib --tests
+mutants:
+	command -v cargo-mutants >/dev/null || $(CARGO) install --locked cargo-mutants
+	PAR_TORTURE_KILLS=3 $(CARGO) mutants $(addprefix --file=,$(FILES)) $(if $(SHARD),--shard $(SHARD)) \
+		--baseline skip --timeout 300 -o target -- --locked $(MUTANT_TESTS)
 
 # Real providers, those whose keys are in the environment; costs a fraction of a cent.
 live:
