@@ -404,9 +404,22 @@ def test_closing_the_runtime_tells_who_waits():
         await asyncio.sleep(0.05)
         rt.close()
         for outcome in await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5):
-            assert isinstance(outcome, par.CancelledError)
+            # What is stored can be resumed.
+            assert (type(outcome), outcome.code) == (par.StateError, "suspended")
 
     asyncio.run(main())
+
+
+def test_a_block_that_fails_gives_runs_no_time():
+    began = time.monotonic()
+    with pytest.raises(ValueError):
+        with scripted({"text": "a b c", "delay_ms": 60_000}) as rt:
+            rt.register_agent("slow", model="mock/m")
+            stream = rt.invoke_stream("slow", "x")
+            next(stream)
+            raise ValueError
+    assert time.monotonic() - began < 20
+    assert [event.type for event in stream][-1] == "suspended"
 
 
 def test_a_signal_handler_may_invoke_in_the_middle_of_an_invoke():
@@ -442,7 +455,8 @@ def test_nothing_is_left_behind():
 def test_the_interpreter_ends_cleanly_with_a_live_stream(end):
     program = (
         "import par_runtime as par\n"
-        "rt = par.Runtime({'llm_providers': {'mock': {'type': 'mock', 'turns': [{'text': 'a b', 'delay_ms': 60000}]}}})\n"
+        "rt = par.Runtime({'persistence': 'noop', 'shutdown': {'drain_timeout': 0}, 'llm_providers': {'mock':"
+        " {'type': 'mock', 'turns': [{'text': 'a b', 'delay_ms': 60000}]}}})\n"
         "rt.register_agent('a', model='mock/m')\n"
         f"stream = rt.invoke_stream('a', 'x'); next(stream)\n{end}\n"
     )
