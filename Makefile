@@ -2,7 +2,7 @@
 #
 #   make demo     build, and run examples/c/stream_tools.c: a streaming agent that calls the host's own function
 #   make test     Rust, C and Python tests, in less than 15 minutes on two cores
-#   make soak     what takes longer: 500 kills, all C tests under AddressSanitizer and valgrind, stress, fuzz
+#   make soak     what takes longer: 500 kills, thread schedules, all C tests under AddressSanitizer and valgrind, stress, fuzz
 #   make mutants  what no test would notice, if a line of the library were another
 #   make header   regenerate include/par_ffi.h, include/par.abi.json and the generated layers of the bindings
 #   make lint     formatting, clippy, and that generated files are up to date
@@ -31,7 +31,7 @@ TURNS    ?= 2000
 STRESS   ?= 120
 FUZZ     ?= 5000
 
-.PHONY: demo test test-rust test-c test-header test-python soak soak-torture soak-stress soak-asan soak-valgrind soak-fuzz \
+.PHONY: demo test test-rust test-c test-header test-python soak soak-torture soak-model soak-stress soak-asan soak-valgrind soak-fuzz \
 	mutants live header lint bench install clean
 .DELETE_ON_ERROR:
 
@@ -109,11 +109,15 @@ test-python: $(DEV)/libpar.so
 # ---- what takes longer
 
 soak:
-	$(call run_parts,soak,soak-torture soak-stress soak-asan soak-valgrind soak-fuzz)
+	$(call run_parts,soak,soak-torture soak-model soak-stress soak-asan soak-valgrind soak-fuzz)
 
 soak-torture:
 	PAR_TORTURE_KILLS=$(KILLS) $(CARGO) test --locked --test torture
 	PAR_CONTENTION_RUNS=$(TURNS) $(CARGO) test --locked --test contention
+
+# The schedules of threads on one queue, chosen by shuttle.
+soak-model:
+	$(CARGO) test --locked --features model --lib -- events::queue::model
 
 soak-stress: $(FAST)/libpar.so
 	PAR_TEST_STRESS_SECONDS=$(STRESS) $(CARGO) test --locked --test registry

@@ -8,17 +8,24 @@
 //!
 //! The data is in [`state`]; this file adds the lock, the wake-ups and the descriptor.
 
+#[cfg(feature = "model")]
+mod model;
 mod state;
 
 pub use state::Class;
 
 use super::signal::Signal;
 use crate::types::{Error, Result, Status};
+#[cfg(feature = "model")]
+use model::{AtomicBool, Condvar, Mutex, MutexGuard};
+#[cfg(not(feature = "model"))]
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use state::{State, When};
 use std::os::fd::RawFd;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+#[cfg(not(feature = "model"))]
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -353,5 +360,5 @@ impl Drop for Turn<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "model")))]
 mod tests;

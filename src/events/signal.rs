@@ -63,7 +63,14 @@ impl Signal {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(all(test, feature = "model"))]
+impl Signal {
+    pub fn is_raised(&self) -> bool {
+        self.raised
+    }
+}
+
+#[cfg(all(test, target_os = "linux", not(feature = "model")))]
 impl Signal {
     pub fn event_for_test(&self) -> &EventFd {
         &self.event
