@@ -616,7 +616,7 @@ fn a_database_is_private_and_of_one_program() {
     let text = place.path().join("text");
     std::fs::write(&text, "This is no database, but it is long enough to be taken for one by its first bytes.")
         .unwrap();
-    assert_eq!(create(&text).code(), Some("store_corrupt"));
+    assert_eq!(create(&text).code(), Some("store_not_a_database"));
     let error = create(&place.path().join("no/such/folder/par.db"));
     assert_eq!((error.code(), error.path()), (Some("store_unavailable"), Some("config.persistence")));
     for (sql, code) in [("PRAGMA user_version = 9999", "store_newer"), ("PRAGMA application_id = 7", "store_foreign")] {
