@@ -12,6 +12,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use support::client::next;
 use support::small_disk;
 
 fn open(path: &Path, keys: Value) -> Runtime {
@@ -134,6 +135,42 @@ fn a_file_that_is_not_the_one_that_was_opened_is_noticed_before_a_turn_is_acknow
             let report = runtime.close(None).unwrap();
             assert_eq!(report.unwritten.unwrap().code(), Some("store_replaced"), "{what}");
         }
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_not_shown() {
+    for (permission, never_shown) in [("allow", "tool_result"), ("confirm", "approval_request")] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("par.db");
+        let turns = json!([{"tool_calls": [{"id": "a", "name": "first", "input": {}}]},
+                           {"tool_calls": [{"id": "b", "name": "second", "input": {}}]}, {"text": "done"}]);
+        let runtime =
+            open(&path, json!({"durability": "sync", "llm_providers": {"mock": {"type": "mock", "turns": turns}}}));
+        runtime.register_tool(r#"{"name": "first", "description": "d"}"#).unwrap();
+        runtime
+            .register_tool(&json!({"name": "second", "description": "d", "permission": permission}).to_string())
+            .unwrap();
+        runtime.register_agent(r#"{"id": "b", "model": "mock/m", "tools": ["first", "second"]}"#).unwrap();
+        let stream = runtime.stream(r#"{"agent": "b", "input": "go"}"#).unwrap();
+        let mut kinds = Vec::new();
+        while let Some(event) = next(&stream) {
+            let kind = event["type"].as_str().unwrap().to_owned();
+            let is_last_step = match permission {
+                "allow" => kind == "tool_call" && event["name"] == "second",
+                _ => kind == "turn_started" && event["turn"] == 2,
+            };
+            if is_last_step {
+                std::fs::remove_file(&path).unwrap();
+            }
+            if kind == "tool_call" {
+                runtime.tool_complete(event["token"].as_u64().unwrap(), "1").unwrap();
+            }
+            kinds.push((kind, event["error"]["code"].clone()));
+        }
+        let shown = kinds.iter().filter(|(kind, _)| kind == never_shown).count();
+        assert_eq!(shown, usize::from(permission == "allow"), "{kinds:?}");
+        assert_eq!(kinds.last().unwrap(), &("failed".to_owned(), json!("store_replaced")), "{kinds:?}");
     }
 }
 

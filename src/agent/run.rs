@@ -148,6 +148,7 @@ pub async fn execute<T>(spec: &RunSpec, emitter: &Emitter, http: &HttpPool, conc
         with_end(spec, &outcome, |end| emitter.finish(end));
         return concluded;
     };
+    emitter.settle().await;
     if let Err(RunFailure { suspension: Some(_), .. }) = &outcome {
         // To the store the run goes on: it gets no terminal event.
         if let Err(error) = log.release().await {

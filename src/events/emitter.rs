@@ -39,7 +39,7 @@ struct State {
     scratch: Vec<u8>,
     /// Events that must be on the disk before they are shown, and are not yet.
     unkept: usize,
-    /// The wait for one of them was cut off. The next commit, or the end of the run, shows it.
+    /// The wait for one of them was cut off, or it could not be written. A later commit shows it.
     is_cut_off: bool,
     /// What comes behind them, and they themselves: shown in order when the last one is on the disk.
     behind: Vec<Behind>,
@@ -152,7 +152,7 @@ impl Emitter {
     }
 
     /// Emits an event that is on the disk before anyone sees it. Events that are emitted meanwhile wait behind it. `Err`: it
-    /// could not be written yet; it is shown all the same, since the run fails.
+    /// could not be written, and is not shown unless a later commit succeeds.
     pub async fn emit_kept(&self, body: &EventBody<'_>) -> Result<()> {
         let Some(log) = self.channel.log.as_ref().filter(|log| log.keeps_steps()) else {
             self.emit(body);
@@ -161,9 +161,9 @@ impl Emitter {
         self.channel.state.lock().unkept += 1;
         let mut unkept = Unkept { emitter: self, is_cut_off: true };
         self.emit(body);
-        let kept = log.commit_now().await;
+        log.commit_now().await?;
         unkept.is_cut_off = false;
-        kept
+        Ok(())
     }
 
     /// A commit has written every event so far: shows what was cut off.
@@ -171,6 +171,21 @@ impl Emitter {
         let mut state = self.channel.state.lock();
         if state.unkept == 0 && state.is_cut_off {
             self.release(&mut state);
+        }
+    }
+
+    /// Before a run ends: writes and shows what was cut off. What cannot be written is not shown, so the terminal event that
+    /// follows is not the next number.
+    pub async fn settle(&self) {
+        let Some(log) = self.channel.log.as_ref().filter(|_| self.channel.state.lock().is_cut_off) else { return };
+        let written = log.commit_now().await;
+        let mut state = self.channel.state.lock();
+        match written {
+            Ok(()) => self.release(&mut state),
+            Err(_) => {
+                state.behind.clear();
+                state.is_cut_off = false;
+            }
         }
     }
 
@@ -246,7 +261,6 @@ impl Emitter {
     /// Emits the one terminal event.
     pub fn finish(&self, body: &EventBody<'_>) {
         let mut state = self.channel.state.lock();
-        self.release(&mut state);
         if self.encode_end(&mut state, body) {
             self.tell_end(body.kind(), &state.scratch);
         }
@@ -258,7 +272,6 @@ impl Emitter {
         self.flush(&mut state);
         let mut event = Vec::new();
         self.envelope.write(state.next_seq, body, &mut event);
-        self.release(&mut state);
         self.tell_end(body.kind(), &event);
     }
 
@@ -277,7 +290,6 @@ impl Emitter {
 
     /// Tells the terminal event.
     pub fn unseal(&self, sealed: &Sealed) {
-        self.release(&mut self.channel.state.lock());
         if !sealed.event.is_empty() {
             self.tell_end(sealed.kind, &sealed.event);
         }
@@ -285,11 +297,7 @@ impl Emitter {
 
     /// Tells another terminal event in the place of one that was sealed and could not be kept.
     pub fn unseal_as(&self, body: &EventBody<'_>) {
-        let seq = {
-            let mut state = self.channel.state.lock();
-            self.release(&mut state);
-            state.next_seq - 1
-        };
+        let seq = self.channel.state.lock().next_seq - 1;
         let mut event = Vec::new();
         self.envelope.write(seq, body, &mut event);
         self.tell_end(body.kind(), &event);
@@ -422,7 +430,7 @@ impl Emitter {
     }
 }
 
-/// An event that is being written. Dropped, it is written or will not be waited for.
+/// An event that is being written. Dropped, it is written, or it was cut off.
 struct Unkept<'e> {
     emitter: &'e Emitter,
     is_cut_off: bool,
@@ -434,7 +442,7 @@ impl Drop for Unkept<'_> {
         state.unkept -= 1;
         if self.is_cut_off {
             state.is_cut_off = true;
-        } else if state.unkept == 0 {
+        } else if state.unkept == 0 && !state.is_cut_off {
             self.emitter.release(&mut state);
         }
     }
