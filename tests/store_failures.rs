@@ -144,7 +144,7 @@ fn what_cannot_be_written_is_not_shown() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("par.db");
         let turns = json!([{"tool_calls": [{"id": "a", "name": "first", "input": {}}]},
-                           {"tool_calls": [{"id": "b", "name": "second", "input": {}}]}, {"text": "done"}]);
+                           {"tool_calls": [{"id": "b", "name": "second", "input": {}}], "delay_ms": 2_000}, {"text": "done"}]);
         let runtime =
             open(&path, json!({"durability": "sync", "llm_providers": {"mock": {"type": "mock", "turns": turns}}}));
         runtime.register_tool(r#"{"name": "first", "description": "d"}"#).unwrap();
