@@ -1,4 +1,4 @@
-//! Approvals that outlive their process: what was decided while nobody ran the run is checked when it goes on.
+//! Approvals that outlive their process: what was decided while the run was interrupted is checked when it resumes.
 
 mod support;
 
@@ -65,7 +65,7 @@ fn stored_edits_that_do_not_fit_are_asked_for_again() {
     let path = folder.path().join("par.db");
     let approval = interrupted(&path);
     let runtime = open(&path);
-    // Nobody knows the tool here, so nobody can check this.
+    // The tool is not registered here, so this cannot be checked yet.
     runtime.approval_resolve(&approval, &edit(json!("much")).to_string()).unwrap();
     register(&runtime);
     let events = resume(&runtime, &edit(json!(3)));

@@ -20,7 +20,7 @@ const SHORTEST: usize = 8;
 /// How many texts are known at most; a key that changes all the time makes no more.
 const MOST: usize = 256;
 
-/// Headers of a configuration that authenticate nobody. The value of every other one is taken for a secret.
+/// Configured headers that carry no credentials. The value of every other header is treated as a secret.
 const PUBLIC_HEADERS: &[&str] = &[
     "accept",
     "accept-language",
@@ -36,7 +36,7 @@ const PUBLIC_HEADERS: &[&str] = &[
     "x-title",
 ];
 
-/// Parameters of an address that authenticate nobody.
+/// Parameters of an address that carry no credentials.
 const PUBLIC_PARAMETERS: &[&str] = &["alt", "api-version", "model", "region", "stream", "version"];
 
 /// The keys that are known.

@@ -99,7 +99,7 @@ fn build(threads: usize, log: &Arc<LogSubscriber>) -> Result<Runtime> {
         move || {
             threads::adopt(&log);
             if !gate.pass() {
-                // Ends this thread alone, and tells nobody: `start` has the error.
+                // Ends this thread without a message: `start` returns the error.
                 resume_unwind(Box::new("the start of the workers was given up"));
             }
             promise_to_flush();

@@ -116,7 +116,7 @@ pub struct Server<W> {
     breaker: Option<Breaker>,
     line: Line,
     wire: W,
-    /// What a server may echo and nobody may see.
+    /// What a server may echo and must not be shown.
     secrets: Secrets,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A file that is deleted, replaced or truncated while it is open is not noticed by SQLite: it goes on with what it has open,
 //! and all of it is gone when the file is closed (<https://sqlite.org/howtocorrupt.html>, chapter 1). So each commit is
-//! followed by a look at the path, before anyone is told that it is written.
+//! followed by a look at the path, before the commit is acknowledged.
 
 use crate::types::{Error, Result, Status};
 use parking_lot::Mutex;
