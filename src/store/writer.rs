@@ -454,11 +454,24 @@ impl Writer {
         queue.closed = true;
         drop(queue);
         // Without anything left, what had failed was done later.
-        self.unwritten().map_or(Ok(()), |what| {
+        let unwritten = self.unwritten();
+        self.forget_unwritten();
+        unwritten.map_or(Ok(()), |what| {
             let why = self.failure().unwrap_or_else(ended);
             let message = format!("{} (not written: {what})", why.message());
             Err(why.with_message(message))
         })
+    }
+
+    /// What was not written has logs, which have the writer: neither would ever be freed.
+    fn forget_unwritten(&self) {
+        let items = std::mem::take(&mut *self.turn.lock());
+        let mut queue = self.queue.lock();
+        let (soon, later) = (std::mem::take(&mut queue.soon), std::mem::take(&mut queue.later));
+        let (waiting, ordered) = (std::mem::take(&mut queue.items), std::mem::take(&mut queue.ordered));
+        // Dropped after the queue is free: they may give back locks of sessions.
+        drop(queue);
+        drop((items, soon, later, waiting, ordered));
     }
 
     /// What was not written, in words; none if everything was.
