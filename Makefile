@@ -144,7 +144,7 @@ MUTANT_TESTS ?= --lib --tests
 mutants:
 	command -v cargo-mutants >/dev/null || $(CARGO) install --locked cargo-mutants
 	PAR_TORTURE_KILLS=3 $(CARGO) mutants $(if $(FILES),--no-config $(addprefix --file=,$(FILES))) $(if $(SHARD),--shard $(SHARD)) \
-		--baseline skip --timeout 300 -o target -- --locked $(MUTANT_TESTS)
+		--baseline skip --timeout 300 -o target --cargo-arg=--locked $(addprefix --cargo-arg=,$(MUTANT_TESTS))
 
 # Real providers, those whose keys are in the environment; costs a fraction of a cent.
 live:

@@ -78,7 +78,11 @@ impl ApprovalDesk {
 
     /// Answers a question. Arguments that do not fit are refused, and the question still waits.
     pub fn resolve(&self, id: &str, decision: Decision) -> Result<()> {
-        let tool = self.waiting.lock().get(id).ok_or_else(|| not_waiting(id))?.tool.clone();
+        let tool = {
+            let waiting = self.waiting.lock();
+            waiting.get(id).map(|question| question.tool.clone())
+        };
+        let tool = tool.ok_or_else(|| not_waiting(id))?;
         // Not under the lock: a check may take long.
         if let (Decision::Edit { input, .. }, Some(tool)) = (&decision, &tool) {
             tool.input.check(input).map_err(|wrong| {
@@ -86,7 +90,8 @@ impl ApprovalDesk {
                 Error::schema("decision.input", message).with_hint("the approval still waits")
             })?;
         }
-        let question = self.waiting.lock().remove(id).ok_or_else(|| not_waiting(id))?;
+        let question = self.waiting.lock().remove(id);
+        let question = question.ok_or_else(|| not_waiting(id))?;
         question.answer.send(decision).map_err(|_| not_waiting(id))
     }
 
