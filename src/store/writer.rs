@@ -7,15 +7,18 @@
 //! nothing is lost: it is tried again until it succeeds, whoever waits for it is told, and [`Writer::check`] refuses new
 //! runs meanwhile.
 
+mod close;
+mod counts;
+
+pub use counts::{Counts, Retention};
+
 use super::ThreadStart;
 use super::backend::{Backend, Item};
 use super::record::{Cutoffs, Pruned, RunEnd};
 use super::run_log::RunLog;
-use crate::config::{RetentionConfig, WriterConfig};
+use crate::config::WriterConfig;
 use crate::types::{Error, Result, Status, now_ms};
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use schemars::JsonSchema;
-use serde::Serialize;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -145,51 +148,6 @@ pub struct Writer {
     room: Notify,
     health: Mutex<Option<Error>>,
     counts: Mutex<Counts>,
-}
-
-/// How long what is kept is kept.
-#[derive(Clone, Copy, Debug)]
-pub struct Retention {
-    /// Seconds that events are kept.
-    pub events_seconds: f64,
-    /// The rest.
-    pub rest: RetentionConfig,
-}
-
-impl Retention {
-    fn cutoffs(&self) -> Cutoffs {
-        let now = now_ms();
-        let before = |seconds: f64| now.saturating_sub((seconds * 1000.0) as u64);
-        Cutoffs {
-            events_ms: Some(before(self.events_seconds)),
-            runs_ms: self.rest.runs_seconds.map(before),
-            sessions_ms: self.rest.sessions_seconds.map(before),
-            blobs_ms: self.rest.blobs_seconds.map(before),
-            dead_letters_ms: self.rest.dead_letters_seconds.map(before),
-            max_bytes: self.rest.max_bytes,
-        }
-    }
-}
-
-/// What the writer has done; part of `par_runtime_info`.
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
-pub struct Counts {
-    /// Transactions.
-    pub commits: u64,
-    /// Of these, those that waited for the disk.
-    pub durable_commits: u64,
-    /// Items written.
-    pub items: u64,
-    /// Writes that failed; each was tried again.
-    pub failures: u64,
-    /// Items that the database refused for good. Always 0, unless there is a bug.
-    pub refused: u64,
-    /// How long the last write took, in microseconds.
-    pub last_commit_us: u64,
-    /// When something was last written.
-    pub last_commit_at_ms: u64,
-    /// What went because it was too old.
-    pub pruned: Pruned,
 }
 
 impl Writer {
@@ -434,78 +392,6 @@ impl Writer {
         if wakes {
             self.work.notify_one();
         }
-    }
-
-    /// Writes what there is, and ends. An error: why something could not be written, and how much.
-    pub fn close(&self) -> Result<()> {
-        let mut queue = self.queue.lock();
-        queue.closing = true;
-        if self.started.load(Ordering::Acquire) {
-            self.work.notify_one();
-            while !queue.closed {
-                self.ended.wait(&mut queue);
-            }
-        } else if !(queue.closed || queue.is_idle() && queue.later.is_empty()) {
-            // Its thread could not be started: this one does the work.
-            drop(queue);
-            self.work();
-            queue = self.queue.lock();
-        }
-        queue.closed = true;
-        drop(queue);
-        // Without anything left, what had failed was done later.
-        let unwritten = self.unwritten();
-        self.forget_unwritten();
-        unwritten.map_or(Ok(()), |what| {
-            let why = self.failure().unwrap_or_else(ended);
-            let message = format!("{} (not written: {what})", why.message());
-            Err(why.with_message(message))
-        })
-    }
-
-    /// What was not written has logs, which have the writer: neither would ever be freed.
-    fn forget_unwritten(&self) {
-        let items = std::mem::take(&mut *self.turn.lock());
-        let mut queue = self.queue.lock();
-        let (soon, later) = (std::mem::take(&mut queue.soon), std::mem::take(&mut queue.later));
-        let (waiting, ordered) = (std::mem::take(&mut queue.items), std::mem::take(&mut queue.ordered));
-        // Dropped after the queue is free: they may give back locks of sessions.
-        drop(queue);
-        drop((items, soon, later, waiting, ordered));
-    }
-
-    /// What was not written, in words; none if everything was.
-    fn unwritten(&self) -> Option<String> {
-        let mut counts = [0_usize; 4];
-        for item in self.turn.lock().iter() {
-            match item {
-                Item::Run(write) => {
-                    counts[0] += 1;
-                    counts[1] += write.events();
-                }
-                Item::Session(..) => counts[2] += 1,
-                Item::Blob { .. } | Item::DeadLetter(_) | Item::Head(_) | Item::NoHead(_) => counts[3] += 1,
-            }
-        }
-        let queue = self.queue.lock();
-        counts[0] += queue.soon.len() + queue.later.len();
-        counts[1] += self.backlog();
-        for ordered in &queue.ordered {
-            match ordered {
-                Ordered::End(..) | Ordered::Release(_) => counts[0] += 1,
-                Ordered::Session(_) => counts[2] += 1,
-            }
-        }
-        counts[3] += queue.items.len();
-        drop(queue);
-        let names = ["changes of runs", "events", "sessions", "other records"];
-        let words: Vec<_> = counts
-            .iter()
-            .zip(names)
-            .filter(|(count, _)| **count > 0)
-            .map(|(count, name)| format!("{count} {name}"))
-            .collect();
-        (!words.is_empty()).then(|| words.join(", "))
     }
 
     // ---- the writer's thread
